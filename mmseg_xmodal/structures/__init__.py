@@ -1,0 +1,3 @@
+from .modality import Modality, ModalityLayout
+
+__all__ = ['Modality', 'ModalityLayout']
