@@ -5,7 +5,6 @@ Importing the package checks the stack and registers nothing: a config that name
 """
 
 from .compat import require_stack, warn_untested_versions
-
 from .version import __version__
 
 require_stack()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import warnings
@@ -46,7 +47,7 @@ def require_stack() -> None:
             f'mmseg_xmodal needs one MMSegmentation stack, but {", ".join(missing)} '
             'cannot be imported. Install torch first, then ONE of the two:\n'
             f'  maintained forks (no compiler needed):\n    {_ONEDL}\n'
-            '  OpenMMLab\'s last releases (mmcv compiles for 20 to 40 minutes unless '
+            "  OpenMMLab's last releases (mmcv compiles for 20 to 40 minutes unless "
             f'you have a wheel):\n    {_OPENMMLAB}'
         )
 
@@ -111,10 +112,10 @@ def allow_mmengine_checkpoints() -> None:
         return
     from mmengine.logging import HistoryBuffer
 
-    try:
-        multiarray: Any = np._core.multiarray
-    except AttributeError:  # numpy < 2.0
-        multiarray = np.core.multiarray
+    multiarray = importlib.import_module(
+        f'numpy.{"_core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "core"}'
+        '.multiarray'
+    )
     allowed: list[Any] = [
         HistoryBuffer,
         (_history_buffer_method, 'builtins.getattr'),

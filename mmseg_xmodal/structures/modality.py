@@ -231,7 +231,7 @@ class ModalityLayout:
             Values by name, and validity by name or None.
 
         Shape:
-            - x: (N, C, H, W), C = ``input_channels(False)`` or ``input_channels(True)``.
+            - x: (N, C, H, W), C = ``input_channels(validity)``.
             - values: (N, channels, H, W) each.
             - validity: (N, 1, H, W) each, 1 where real, 0 elsewhere.
 
