@@ -8,7 +8,7 @@ dict into channel positions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,38 @@ class Modality:
         )
 
 
+def _parse(
+    modalities: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]],
+) -> list[Modality]:
+    """Describe each modality, in the order of the channels."""
+    if isinstance(modalities, Mapping):
+        parsed = [_modality(name, fields) for name, fields in modalities.items()]
+        return sorted(parsed, key=lambda m: (m.order is None, m.name))
+    parsed = []
+    for i, entry in enumerate(modalities):
+        fields = dict(entry)
+        name = fields.pop('name', None)
+        if name is None or any(m.name == name for m in parsed):
+            raise ValueError(
+                f"modalities[{i}]['name'] is {name!r}, expected a name that no other "
+                'entry of the list has. Change it in `modalities` of the config.'
+            )
+        parsed.append(_modality(name, fields))
+    return parsed
+
+
+def _modality(name: str, fields: Mapping[str, Any]) -> Modality:
+    known = {f.name for f in dataclasses.fields(Modality)} - {'name'}
+    unknown = set(fields) - known
+    if unknown or 'channels' not in fields:
+        raise TypeError(
+            f'modalities[{name!r}] has the fields {sorted(fields)}; channels is '
+            f'required and the known ones are {sorted(known)}. Unknown here: '
+            f'{sorted(unknown)}.'
+        )
+    return Modality(name=name, **fields)
+
+
 class ModalityLayout:
     """Channel positions of all modalities in the two stacked tensors.
 
@@ -114,11 +146,17 @@ class ModalityLayout:
     (N, C, H, W) holds the values in order, then, where the preprocessor was asked for
     it, one validity channel for every modality.
 
+    The order does not depend on the order of the dict, because mmengine sorts the keys
+    of every config that it writes: colour modalities come first, then the others, each
+    by name. A list keeps its own order.
+
     Args:
-        modalities: Name to the arguments of :class:`Modality` (without ``name``).
+        modalities: Name to the arguments of :class:`Modality` (without ``name``), or a
+            list of such arguments with ``name``.
 
     Raises:
-        ValueError: If there is no modality or one is described wrongly.
+        ValueError: If there is no modality, two share a name or one is described
+            wrongly.
         TypeError: If a description has an unknown field.
 
     Example:
@@ -128,15 +166,15 @@ class ModalityLayout:
         (slice(3, 4, None), 5)
     """
 
-    def __init__(self, modalities: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, modalities: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]
+    ) -> None:
         if not modalities:
             raise ValueError(
                 'modalities is empty, expected at least one entry such as '
                 "dict(rgb=dict(channels=3, order='rgb'))."
             )
-        self.modalities: dict[str, Modality] = {
-            name: self._modality(name, fields) for name, fields in modalities.items()
-        }
+        self.modalities: dict[str, Modality] = {m.name: m for m in _parse(modalities)}
         self.names = tuple(self.modalities)
         self._slices: dict[str, slice] = {}
         start = 0
@@ -150,24 +188,13 @@ class ModalityLayout:
 
     @classmethod
     def build(
-        cls, modalities: ModalityLayout | Mapping[str, Mapping[str, Any]]
+        cls,
+        modalities: ModalityLayout
+        | Mapping[str, Mapping[str, Any]]
+        | Sequence[Mapping[str, Any]],
     ) -> ModalityLayout:
-        """Return a layout as it is, or make one from a dict."""
+        """Return a layout as it is, or make one from a dict or a list."""
         return modalities if isinstance(modalities, cls) else cls(modalities)  # type: ignore[arg-type]
-
-    @staticmethod
-    def _modality(name: str, fields: Mapping[str, Any]) -> Modality:
-        if isinstance(fields, Modality):
-            return fields
-        known = {f.name for f in dataclasses.fields(Modality)} - {'name'}
-        unknown = set(fields) - known
-        if unknown or 'channels' not in fields:
-            raise TypeError(
-                f'modalities[{name!r}] has the fields {sorted(fields)}; channels is '
-                f'required and the known ones are {sorted(known)}. Unknown here: '
-                f'{sorted(unknown)}.'
-            )
-        return Modality(name=name, **fields)
 
     def __getitem__(self, name: str) -> Modality:
         return self.modalities[self.check(name)]

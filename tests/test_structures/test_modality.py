@@ -88,3 +88,19 @@ def test_unknown_fields_and_modalities_are_listed():
         ModalityLayout({})
     with pytest.raises(KeyError, match=r"'thermal' is not one of \['rgb'\]"):
         ModalityLayout(dict(rgb=RGB)).value_slice('thermal')
+
+
+def test_order_survives_the_sorted_keys_of_a_written_config():
+    depth = dict(channels=1)
+    for modalities in (
+        dict(rgb=RGB, depth=depth, nir=depth),
+        dict(depth=depth, nir=depth, rgb=RGB),
+    ):
+        assert ModalityLayout(modalities).names == ('rgb', 'depth', 'nir')
+
+
+def test_a_list_keeps_its_order():
+    listed = [dict(name='thermal', channels=1), dict(name='rgb', **RGB)]
+    assert ModalityLayout(listed).names == ('thermal', 'rgb')
+    with pytest.raises(ValueError, match=r"modalities\[1\]\['name'\] is 'thermal'"):
+        ModalityLayout([listed[0], listed[0]])

@@ -1,0 +1,247 @@
+"""A data set of aligned files: one folder and one suffix per modality."""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine import fileio
+from mmseg.datasets import BaseSegDataset
+
+from mmseg_xmodal.registry import DATASETS
+from mmseg_xmodal.structures import ModalityLayout
+
+from .samplers import SeededIndex, seeded_rng
+from .transforms.stack import ModalitiesCfg
+
+LABELS = 'seg_map_path'
+_SHOWN = 20
+
+
+@DATASETS.register_module()
+class MultiModalSegDataset(BaseSegDataset):
+    """Samples made of one file per modality, all with the same stem.
+
+    ``rgb/train/a/007.png``, ``depth/train/a/007.npy`` and ``labels/train/a/007.png``
+    are sample ``a/007`` of ``data_prefix=dict(rgb='rgb/train', depth='depth/train',
+    seg_map_path='labels/train')`` and ``suffixes=dict(depth='.npy')``.
+
+    Args:
+        modalities: The config's ``modalities``.
+        data_prefix: Folder of each modality, by default its name, and, under
+            ``seg_map_path``, of the labels: left out or None makes an unlabelled set.
+        split: Folder inside each of these, such as ``'train'``.
+        suffixes: End of the file names by modality, and ``seg_map`` for the labels.
+            Defaults to ``'.png'`` for those left out. Two modalities may share a folder
+            (``'_nir.png'`` beside ``'_rgb.png'``).
+        ann_file: Text file with one stem per line. Defaults to every stem found.
+        kwargs: As for mmseg's ``BaseSegDataset`` (``data_root``, ``metainfo``,
+            ``pipeline``, ``ignore_index``, ``reduce_zero_label``, ...).
+
+    Raises:
+        FileNotFoundError: If folders or files are missing: all of them in one error. A
+            modality with ``may_be_missing=True`` may lack files; its path is None then.
+        ValueError: If ``data_prefix`` or ``suffixes`` have unknown or missing keys.
+    """
+
+    def __init__(
+        self,
+        modalities: ModalitiesCfg,
+        data_prefix: Mapping[str, str | None] | None = None,
+        split: str = '',
+        suffixes: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.layout = ModalityLayout.build(modalities)
+        given = {k: v for k, v in (data_prefix or {}).items() if v is not None}
+        suffixes = dict(suffixes or {})
+        self._check_keys('data_prefix', given, LABELS)
+        self._check_keys('suffixes', suffixes, 'seg_map')
+        folders = {name: name for name in self.layout.names} | given
+        prefixes = {k: osp.join(p, split) if split else p for k, p in folders.items()}
+        self.suffixes = {n: suffixes.get(n, '.png') for n in self.layout.names}
+        self.suffixes[LABELS] = suffixes.get('seg_map', '.png')
+        super().__init__(
+            data_prefix=prefixes, seg_map_suffix=self.suffixes[LABELS], **kwargs
+        )
+
+    def _check_keys(self, argument: str, got: Mapping[str, Any], extra: str) -> None:
+        unknown = sorted(set(got) - {*self.layout.names, extra})
+        if unknown:
+            raise ValueError(
+                f'{argument} has the keys {unknown}, expected modalities '
+                f'{list(self.layout.names)} or {extra!r}. Correct {argument} or add '
+                'the modality to `modalities`.'
+            )
+
+    @property
+    def _main(self) -> str:
+        """The modality whose path stock hooks and metrics read as ``img_path``."""
+        colour = [m.name for m in self.layout if m.order is not None]
+        return (colour or list(self.layout.names))[0]
+
+    def load_data_list(self) -> list[dict]:
+        """Pair the files of all modalities.
+
+        Returns:
+            One dict per sample, sorted by stem: ``img_path``, ``modality_paths``,
+            ``seg_map_path`` (where labelled), ``label_map``, ``reduce_zero_label``,
+            ``seg_fields``, ``num_classes``, ``ignore_index``.
+
+        Raises:
+            FileNotFoundError: See the class.
+        """
+        found = {key: self._stems(key) for key in self.data_prefix}
+        stems = self._wanted_stems(found)
+        self._check_complete(stems, found)
+        return [self._data_info(stem, found) for stem in stems]
+
+    def _stems(self, key: str) -> set[str]:
+        """Stems that have a file for ``key``; empty where the folder is missing."""
+        folder, suffix = self.data_prefix[key], self.suffixes[key]
+        if not fileio.isdir(folder, backend_args=self.backend_args):
+            return set()
+        # Where '_nir.png' and '.png' share a folder, the longer suffix owns the file.
+        longer = tuple(
+            self.suffixes[other]
+            for other, path in self.data_prefix.items()
+            if path == folder
+            and len(self.suffixes[other]) > len(suffix)
+            and self.suffixes[other].endswith(suffix)
+        )
+        files = fileio.list_dir_or_file(
+            folder,
+            list_dir=False,
+            suffix=suffix,
+            recursive=True,
+            backend_args=self.backend_args,
+        )
+        return {
+            f[: -len(suffix)] for f in files if not longer or not f.endswith(longer)
+        }
+
+    def _wanted_stems(self, found: Mapping[str, set[str]]) -> list[str]:
+        if not self.ann_file:
+            return sorted(set().union(*found.values()))
+        if not fileio.isfile(self.ann_file, backend_args=self.backend_args):
+            raise FileNotFoundError(
+                f'ann_file {self.ann_file!r} does not exist, expected a text file with '
+                "one stem per line. Correct ann_file, or leave it at '' to take every "
+                'file found.'
+            )
+        text = fileio.get_text(self.ann_file, backend_args=self.backend_args)
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+    def _check_complete(
+        self, stems: Sequence[str], found: Mapping[str, set[str]]
+    ) -> None:
+        """List everything that is missing in one error."""
+        required = [
+            k for k in found if k == LABELS or not self.layout[k].may_be_missing
+        ]
+        missing = {k: [s for s in stems if s not in found[k]] for k in required}
+        if not set(required) & set(self.layout.names):
+            nothing = [
+                s for s in stems if all(s not in found[n] for n in self.layout.names)
+            ]
+            missing[self._main] = nothing
+        missing = {key: lacking for key, lacking in missing.items() if lacking}
+        if stems and not missing:
+            return
+        lines = [self._folder_line(key, found[key]) for key in found]
+        if stems:
+            counts = ', '.join(f'{key} {len(lack)}' for key, lack in missing.items())
+            paths = sorted(
+                self._path(k, s) for k, lack in missing.items() for s in lack
+            )
+            lines.append(f'Missing files ({counts}), first {_SHOWN} of {len(paths)}:')
+            lines += [f'  {path}' for path in paths[:_SHOWN]]
+            head = f'{len(paths)} files are missing for {len(stems)} samples.'
+        else:
+            head = 'No sample was found.'
+        raise FileNotFoundError(
+            '\n'.join([f'{type(self).__name__}: {head}', *lines, self._remedy()])
+        )
+
+    def _folder_line(self, key: str, stems: set[str]) -> str:
+        folder, suffix = self.data_prefix[key], self.suffixes[key]
+        line = f'  {key}: {len(stems)} files *{suffix} in {folder}'
+        if not fileio.isdir(folder, backend_args=self.backend_args):
+            return f'{line} (this folder does not exist)'
+        if not stems:
+            files = fileio.list_dir_or_file(
+                folder, list_dir=False, recursive=True, backend_args=self.backend_args
+            )
+            others = sorted({osp.splitext(f)[1] for f in files})
+            return f'{line} (suffixes there: {others})'
+        return line
+
+    def _remedy(self) -> str:
+        return (
+            'Correct data_root, data_prefix or suffixes, add the files, list the '
+            'complete samples in ann_file, or, for a modality that samples may lack, '
+            'set modalities[name][may_be_missing]=True.'
+        )
+
+    def _path(self, key: str, stem: str) -> str:
+        return osp.join(self.data_prefix[key], stem + self.suffixes[key])
+
+    def _data_info(self, stem: str, found: Mapping[str, set[str]]) -> dict:
+        paths = {
+            name: self._path(name, stem) if stem in found[name] else None
+            for name in self.layout.names
+        }
+        first = paths[self._main] or next(p for p in paths.values() if p is not None)
+        info = dict(
+            img_path=first,
+            modality_paths=paths,
+            label_map=self.label_map,
+            reduce_zero_label=self.reduce_zero_label,
+            seg_fields=[],
+            ignore_index=self.ignore_index,
+        )
+        if LABELS in self.data_prefix:
+            info[LABELS] = self._path(LABELS, stem)
+        if self._metainfo.get('classes') is not None:
+            info['num_classes'] = len(self._metainfo['classes'])
+        return info
+
+    def get_data_info(self, idx: int) -> dict:
+        """Return the sample's paths, with the layout for ``LoadModalities``."""
+        info = super().get_data_info(idx)
+        info['modality_layout'] = self.layout
+        return info
+
+    def prepare_data(self, idx: int) -> Any:
+        """Load one sample, under its own seed where the sampler gave one.
+
+        Args:
+            idx: Position; a :class:`SeededIndex` carries the seed of the augmentation.
+        """
+        if not isinstance(idx, SeededIndex):
+            return self._run_pipeline(idx)
+        with seeded_rng(idx.seed):
+            position = int(idx)
+            for _ in range(self.max_refetch + 1):
+                data = self._run_pipeline(position)
+                if data is not None or self.test_mode:
+                    break
+                # Drawn here, so that the substitute depends on the seed too.
+                position = self._rand_another()
+        return data
+
+    def _run_pipeline(self, position: int) -> Any:
+        try:
+            return super().prepare_data(position)
+        except FileNotFoundError:
+            raise
+        except (OSError, SyntaxError) as error:
+            # Pillow's words for a damaged file, which LoadAnnotations passes on
+            # without the path. LoadModalities names its files itself.
+            info = self.get_data_info(position)
+            raise ValueError(
+                f'A file of the sample {info["img_path"]!r} cannot be decoded, most '
+                f'likely its labels {info.get(LABELS)!r}: {error}. Write the file '
+                'again, or leave its stem out of ann_file.'
+            ) from error
