@@ -1,5 +1,5 @@
-from .backbones import *  # noqa: F401,F403
-from .data_preprocessor import *  # noqa: F401,F403
-from .decode_heads import *  # noqa: F401,F403
-from .fusion import *  # noqa: F401,F403
-from .segmentors import *  # noqa: F401,F403
+from .backbones import *  # noqa: F403
+from .data_preprocessor import *  # noqa: F403
+from .decode_heads import *  # noqa: F403
+from .fusion import *  # noqa: F403
+from .segmentors import *  # noqa: F403

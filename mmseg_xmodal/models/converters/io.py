@@ -1,0 +1,97 @@
+"""Read foreign checkpoints without running what is pickled in them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'module')
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """Load a file or URL with ``weights_only=True``.
+
+    Args:
+        path: Local file, or an http(s) address (cached by torch hub).
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no torch checkpoint, or holds pickled code.
+    """
+    text = str(path)
+    try:
+        if text.startswith(('http://', 'https://')):
+            return torch.hub.load_state_dict_from_url(
+                text, map_location='cpu', weights_only=True
+            )
+        if not Path(text).is_file():
+            raise FileNotFoundError(
+                f'Checkpoint {text!r} does not exist. Give the path of a .pth file.'
+            )
+        return torch.load(text, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f'{text!r} cannot be read as a checkpoint of plain tensors: '
+            f'{_first_line(error)}. Files with pickled code are refused. If you trust '
+            'the file, open it yourself and save only its state dict: '
+            "torch.save(checkpoint['model'], 'weights.pth')."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    wanted = [line for line in lines if 'GLOBAL' in line or 'Unsupported' in line]
+    return (wanted or lines or [type(error).__name__])[0].rstrip('.')
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint.
+
+    Wrappers (``state_dict``, ``model``, ...) and the prefix ``module.`` of DDP are
+    taken off.
+
+    Args:
+        path: See :func:`read_checkpoint`.
+
+    Returns:
+        Name to tensor.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds no state dict.
+    """
+    content = read_checkpoint(path)
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(
+            f'{str(path)!r} holds a {type(content).__name__}, expected a dict of '
+            f'tensors, or one under a key of {_WRAPPERS}. Save model.state_dict().'
+        )
+    foreign = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise ValueError(
+            f'{str(path)!r} holds entries that are no tensors: {shorten(foreign)}. '
+            f'Expected a state dict, or one under a key of {_WRAPPERS}.'
+        )
+    state = dict(content)
+    if all(key.startswith('module.') for key in state):
+        state = {key[len('module.') :]: value for key, value in state.items()}
+    return state
+
+
+def shorten(names: Iterable[str], limit: int = 20) -> str:
+    """List names in a message: the first ones and the count of the rest."""
+    names = list(names)
+    text = ', '.join(repr(name) for name in names[:limit])
+    rest = len(names) - limit
+    return f'[{text}]' if rest <= 0 else f'[{text} and {rest} more]'

@@ -1,0 +1,172 @@
+"""MiT weights: official SegFormer layout and mmseg layout into ours.
+
+Official ImageNet weights of MiT come under NVIDIA's non-commercial licence, whatever
+the layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from .io import shorten
+
+_LEAF = r'(?P<leaf>weight|bias)'
+_SEGFORMER = [
+    (rf'patch_embed(?P<s>\d+)\.(?P<part>proj|norm)\.{_LEAF}', 'patch_embed.{part}'),
+    (
+        rf'block(?P<s>\d+)\.(?P<b>\d+)\.(?P<part>norm[12]|attn\.(?:q|kv|proj|sr|norm)|'
+        rf'mlp\.fc[12])\.{_LEAF}',
+        'blocks.{b}.{part}',
+    ),
+    (
+        rf'block(?P<s>\d+)\.(?P<b>\d+)\.mlp\.dwconv\.dwconv\.{_LEAF}',
+        'blocks.{b}.mlp.dwconv',
+    ),
+    (rf'norm(?P<s>\d+)\.{_LEAF}', 'norm'),
+]
+_MMSEG_FFN = {'0': 'fc1', '1': 'dwconv', '4': 'fc2'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A converted state dict.
+
+    Args:
+        state: Our key to tensor.
+        layout: Name of the layout that was found.
+        skipped: Keys of the source that have no place in ours (the classifier).
+        complete: Every tensor of ``state`` must find its place; one that does not
+            means another size of the network.
+    """
+
+    state: dict[str, Tensor]
+    layout: str
+    skipped: tuple[str, ...] = ()
+    complete: bool = False
+
+
+def segformer_key(key: str) -> str | None:
+    """Translate one official SegFormer key; None when it is none.
+
+    Args:
+        key: Such as ``block1.0.attn.q.weight``.
+
+    Returns:
+        Such as ``stages.0.blocks.0.attn.q.weight``.
+    """
+    for pattern, target in _SEGFORMER:
+        match = re.fullmatch(pattern, key)
+        if match:
+            found = match.groupdict()
+            place = target.format(**found)
+            return f'stages.{int(found["s"]) - 1}.{place}.{found["leaf"]}'
+    return None
+
+
+def _mmseg_entry(key: str, value: Tensor) -> dict[str, Tensor] | None:
+    """Translate one entry of mmseg's MixVisionTransformer."""
+    match = re.fullmatch(rf'layers\.(\d+)\.0\.(projection|norm)\.{_LEAF}', key)
+    if match:
+        part = 'proj' if match[2] == 'projection' else 'norm'
+        return {f'stages.{match[1]}.patch_embed.{part}.{match[3]}': value}
+    match = re.fullmatch(rf'layers\.(\d+)\.2\.{_LEAF}', key)
+    if match:
+        return {f'stages.{match[1]}.norm.{match[2]}': value}
+    match = re.fullmatch(r'layers\.(\d+)\.1\.(\d+)\.(.+?)[._](weight|bias)', key)
+    if not match:
+        return None
+    stage, block, part, leaf = match.groups()
+    base = f'stages.{stage}.blocks.{block}'
+    if part == 'attn.attn.in_proj':
+        # mmseg keeps q, k and v in one matrix; ours are q and (k, v).
+        width = value.shape[0] // 3
+        return {
+            f'{base}.attn.q.{leaf}': value[:width],
+            f'{base}.attn.kv.{leaf}': value[width:],
+        }
+    if part == 'attn.attn.out_proj':
+        return {f'{base}.attn.proj.{leaf}': value}
+    if part in ('norm1', 'norm2', 'attn.sr', 'attn.norm'):
+        return {f'{base}.{part}.{leaf}': value}
+    ffn = re.fullmatch(r'ffn\.layers\.([014])', part)
+    if not ffn:
+        return None
+    name = _MMSEG_FFN[ffn[1]]
+    # 1x1 convolutions there, linear layers here.
+    flat = value.flatten(1) if leaf == 'weight' and name != 'dwconv' else value
+    return {f'{base}.mlp.{name}.{leaf}': flat}
+
+
+def _translate(key: str, value: Tensor, layout: str) -> dict[str, Tensor] | None:
+    if layout == 'mmseg':
+        return _mmseg_entry(key, value)
+    if layout == 'segformer':
+        ours = segformer_key(key)
+        return None if ours is None else {ours: value}
+    return {key: value} if key.startswith('stages.') else None
+
+
+def _layout(keys: Iterable[str]) -> str | None:
+    keys = set(keys)
+    for layout, mark in (
+        ('segformer', 'patch_embed1.proj.weight'),
+        ('mmseg', 'layers.0.0.projection.weight'),
+        ('mmseg_xmodal', 'stages.0.patch_embed.proj.weight'),
+    ):
+        if mark in keys:
+            return layout
+    return None
+
+
+def convert_mit(state: Mapping[str, Tensor]) -> Converted:
+    """Convert MiT weights of any known layout into ours.
+
+    Known are the official SegFormer layout (``patch_embed1.*``), mmseg's
+    (``layers.0.0.*``) and our own (``stages.0.*``); a prefix ``backbone.`` is taken
+    off, and then the other parts of that model are skipped.
+
+    Args:
+        state: Source key to tensor.
+
+    Returns:
+        Our state dict, the layout, and what was skipped.
+
+    Raises:
+        ValueError: If the layout is unknown, or a backbone key fits no rule.
+    """
+    skipped: list[str] = []
+    if any(key.startswith('backbone.') for key in state):
+        skipped = [key for key in state if not key.startswith('backbone.')]
+        state = {
+            key[len('backbone.') :]: value
+            for key, value in state.items()
+            if key.startswith('backbone.')
+        }
+    layout = _layout(state)
+    if layout is None:
+        raise ValueError(
+            f'These are no MiT weights: the keys begin with {shorten(state, 5)}, '
+            "expected one of 'patch_embed1.proj.weight' (official SegFormer), "
+            "'layers.0.0.projection.weight' (mmseg) or "
+            "'stages.0.patch_embed.proj.weight' (ours). Change the checkpoint."
+        )
+    converted: dict[str, Tensor] = {}
+    unknown = []
+    for key, value in state.items():
+        entries = _translate(key, value, layout)
+        if entries is not None:
+            converted.update(entries)
+        elif key.startswith('head.'):
+            skipped.append(key)
+        else:
+            unknown.append(key)
+    if unknown:
+        raise ValueError(
+            f'{len(unknown)} keys fit no rule of the MiT layout {layout!r}: '
+            f'{shorten(unknown)}. Expected a plain MiT; change the checkpoint.'
+        )
+    return Converted(converted, layout, tuple(skipped), complete=True)

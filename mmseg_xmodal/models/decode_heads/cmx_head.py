@@ -1,0 +1,153 @@
+"""The MLP decoder of CMX.
+
+Paper: CMX, 2022, https://arxiv.org/abs/2203.04838. Official code:
+https://github.com/huaaaliu/RGBX_Semantic_Segmentation (MIT).
+
+Difference that changes no number: the published form upsamples four maps of E channels,
+concatenates them and convolves 4E to E at full size. Here each level's ``linear_c`` and
+its slice of ``linear_fuse`` are one matrix, applied at the level's own size (see
+:mod:`mmseg_xmodal.models.layers.resize_linear`); in eval mode the BN is folded in too.
+The parameters, and so the state dict, are the published ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmseg_xmodal.registry import MODELS
+
+from ..layers.resize_linear import sum_of_levels
+
+
+class _Projection(nn.Module):
+    """Holds a linear layer under its published key."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_channels, channels)
+
+
+@MODELS.register_module()
+class CMXHead(BaseDecodeHead):
+    """MLP decoder: four levels to E channels, fused by a 1x1 convolution, BN, ReLU.
+
+    It differs from mmseg's ``SegformerHead``: no norm nor activation per level, and
+    the levels are concatenated from the last to the first.
+
+    The default BN eps is 1e-5, which the official evaluation uses; official training
+    uses 1e-3 (``norm_cfg=dict(type='BN', eps=1e-3)``).
+
+    Args:
+        in_channels: Channels of the four levels.
+        channels: E, 512 in the paper.
+        norm_cfg: Norm layer; None = BN.
+        in_index: Which maps of the backbone are the levels.
+        init_cfg: As in mmengine; None = the official one.
+        kwargs: Of mmseg's ``BaseDecodeHead``, such as ``num_classes``.
+
+    Shape:
+        - input: four maps (B, in_channels[i], h_i, w_i), the largest first.
+        - output: logits (B, out_channels, h_0, w_0)
+
+    Raises:
+        ValueError: If there are not four levels.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int = 512,
+        *,
+        norm_cfg: dict | None = None,
+        in_index: Sequence[int] = (0, 1, 2, 3),
+        init_cfg: dict | list | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if len(in_channels) != 4 or len(in_index) != 4:
+            raise ValueError(
+                f'CMXHead has in_channels={tuple(in_channels)} and '
+                f'in_index={tuple(in_index)}, expected four of each. Change '
+                'decode_head in the config.'
+            )
+        super().__init__(
+            in_channels=list(in_channels),
+            channels=channels,
+            in_index=list(in_index),
+            input_transform='multiple_select',
+            norm_cfg=norm_cfg or dict(type='BN', requires_grad=True),
+            init_cfg=init_cfg
+            or dict(
+                type='Kaiming',
+                layer='Conv2d',
+                a=0,
+                mode='fan_in',
+                nonlinearity='relu',
+                distribution='normal',
+            ),
+            **kwargs,
+        )
+        # The published name of the classifier is linear_pred.
+        del self.conv_seg
+        for i, width in enumerate(in_channels):
+            self.add_module(f'linear_c{i + 1}', _Projection(width, channels))
+        self.linear_fuse = nn.Sequential(
+            nn.Conv2d(4 * channels, channels, 1),
+            build_norm_layer(self.norm_cfg, channels)[1],
+            nn.ReLU(inplace=True),
+        )
+        self.linear_pred = nn.Conv2d(channels, self.out_channels, 1)
+
+    def _matrices(self) -> tuple[list[Tensor], Tensor]:
+        """One matrix per level, and one bias: ``linear_fuse`` after ``linear_c``.
+
+        The products are small: under AMP they keep full precision.
+        """
+        fuse: Any = self.linear_fuse[0]
+        slices = fuse.weight.flatten(1).chunk(4, 1)[::-1]
+        layers = [getattr(self, f'linear_c{i + 1}').proj for i in range(4)]
+        pairs = list(zip(slices, layers, strict=True))
+        with torch.autocast(fuse.weight.device.type, enabled=False):
+            weights = [part @ layer.weight for part, layer in pairs]
+            biases = [part @ layer.bias for part, layer in pairs]
+        return weights, fuse.bias + torch.stack(biases).sum(0)
+
+    def _folded(self, norm: Any) -> tuple[list[Tensor], Tensor]:
+        """The same with a BN in eval mode folded in.
+
+        Made anew in every forward: the products are small, and a cache would miss
+        weights that are changed through ``.data`` (EMA hooks do that).
+        """
+        weights, bias = self._matrices()
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        bias = (bias - norm.running_mean) * scale
+        if norm.bias is not None:
+            bias = bias + norm.bias
+        return [w * scale[:, None] for w in weights], bias
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the logits at the size of the first level."""
+        feats = self._transform_inputs(inputs)
+        norm, activate = self.linear_fuse[1], self.linear_fuse[2]
+        foldable = isinstance(norm, _BatchNorm) and norm.track_running_stats
+        if foldable and not norm.training:
+            weights, bias = self._folded(norm)
+            x = sum_of_levels(feats, weights, bias, self.align_corners)
+        else:
+            weights, bias = self._matrices()
+            x = norm(sum_of_levels(feats, weights, bias, self.align_corners))
+        return self.cls_seg(activate(x)).contiguous()
+
+    def cls_seg(self, feat: Tensor) -> Tensor:
+        """Classify each pixel, after dropout of whole channels."""
+        if self.dropout is not None:
+            feat = self.dropout(feat)
+        return self.linear_pred(feat)

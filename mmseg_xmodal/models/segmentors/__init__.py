@@ -1,0 +1,3 @@
+from .tta import XModalTTAModel
+
+__all__ = ['XModalTTAModel']

@@ -1,0 +1,110 @@
+"""Our numbers against those of official code.
+
+Folders: ``fixtures`` beside this file, and ``$XMODAL_PARITY_FIXTURES``. A fixture that
+nothing can run yet is one expected failure with its name.
+"""
+
+import json
+
+import pytest
+import torch
+
+from tests.reference_forms.cmx import PublishedCMX
+
+from .fill import checksum, fill_state, make_uniform
+from .fixture import HERE, VARIABLE, Fixture, NoRunner, all_fixtures, parse_slicing
+from .runners import run
+
+FIXTURES = all_fixtures()
+
+
+@pytest.mark.parametrize('fixture', FIXTURES, ids=lambda f: f.name)
+def test_parity(fixture: Fixture, capsys: pytest.CaptureFixture) -> None:
+    try:
+        outputs = run(fixture)
+    except NoRunner as reason:
+        pytest.xfail(str(reason))
+    differences = fixture.compare(outputs)
+    with capsys.disabled():
+        print(
+            f' {max(differences.values()):.1e} over {len(differences)} arrays', end=''
+        )
+
+
+def _fixture(name: str) -> Fixture:
+    return next(f for f in FIXTURES if f.name == name)
+
+
+def test_cmx_is_run_not_expected_to_fail() -> None:
+    assert set(run(_fixture('cmx_mit_b0'))) >= {'a_logits', 'b_logits', 'e_logits'}
+
+
+def test_parity_sees_a_wrong_number() -> None:
+    fixture = _fixture('cmx_mit_b0')
+    outputs = run(fixture)
+    outputs['e_logits'] = outputs['e_logits'] + 1e-5
+    with pytest.raises(AssertionError, match='e_logits'):
+        fixture.compare(outputs)
+    del outputs['e_logits']
+    with pytest.raises(AssertionError, match='e_logits'):
+        fixture.compare(outputs)
+
+
+@pytest.mark.parametrize('case', ['a', 'b', 'e'])
+def test_published_form_has_the_official_numbers(case: str) -> None:
+    fixture = _fixture('cmx_mit_b0')
+    model = PublishedCMX('mit_b0').eval()
+    model.load_state_dict(fixture.official_state(case), strict=True)
+    inputs = fixture.inputs(case)
+    with torch.no_grad():
+        logits = model(torch.cat([inputs['rgb'], inputs['x']], 1))
+    name = f'{case}_logits'
+    spec = fixture.meta['outputs'][name]
+    official = torch.from_numpy(fixture.arrays()[name])
+    torch.testing.assert_close(logits, official, rtol=spec['rtol'], atol=spec['atol'])
+
+
+def test_folder_of_the_variable(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / 'nowhere'))
+    with pytest.raises(FileNotFoundError, match=VARIABLE):
+        all_fixtures()
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match='no parity fixture'):
+        all_fixtures()
+    for name in ('cmx_mit_b0', 'new'):
+        (tmp_path / f'{name}.json').write_text(
+            json.dumps(dict(repository='elsewhere/'))
+        )
+    found = {f.name: f for f in all_fixtures()}
+    assert found['cmx_mit_b0'].repositories == ['elsewhere']
+    assert len(found) == len(list(HERE.glob('*.json'))) + 1
+    with pytest.raises(NoRunner, match='new.*elsewhere'):
+        run(found['new'])
+
+
+def test_variants_without_runner_are_named() -> None:
+    with pytest.raises(NoRunner, match='swin_s'):
+        run(_fixture('cmx_swin_s'))
+
+
+def test_slicing() -> None:
+    assert parse_slicing('[:, ::8]') == (slice(None), slice(None, None, 8))
+    assert parse_slicing(None) == ()
+
+
+# Some fixtures have no filled weights, or several sets of them.
+FILLED = [f for f in FIXTURES if isinstance(f.meta.get('fill_checksum'), str)]
+
+
+@pytest.mark.parametrize('fixture', FILLED, ids=lambda f: f.name)
+def test_fill_rule(fixture: Fixture) -> None:
+    """The checksum proves the rule for the names of these fixtures, run or not."""
+    state = fill_state(fixture.meta['state_dict'])
+    assert checksum(state) == fixture.meta['fill_checksum']
+
+
+def test_uniform_is_in_range() -> None:
+    values = make_uniform('nmf_bases', [1, 512, 64])
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert abs(values.mean() - 0.5) < 0.01

@@ -1,0 +1,165 @@
+"""Checkpoint converters: strictness, messages, the command line."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import load_checkpoint
+
+from mmseg_xmodal.models.converters import convert_cmx, convert_mit, load_state
+from mmseg_xmodal.models.converters.cmx import find_cmx_variant, official_cmx_keys
+from mmseg_xmodal.models.layers import MIT_VARIANTS
+from mmseg_xmodal.registry import MODELS
+from tests.parity.fill import fill_state
+
+ROOT = Path(__file__).parents[2]
+SHAPES = json.loads((ROOT / 'tests/parity/fixtures/cmx_mit_b0.json').read_text())[
+    'state_dict'
+]
+
+
+@pytest.fixture(scope='module')
+def official() -> dict:
+    return fill_state(SHAPES)
+
+
+def _tool(*args: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, 'tools/model_converters/convert.py', *map(str, args)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(PYTHONPATH=str(ROOT)),
+    )
+
+
+def test_keys_are_those_of_the_official_code() -> None:
+    assert sorted(official_cmx_keys('mit_b0')) == sorted(SHAPES)
+    assert len(official_cmx_keys('mit_b2')) == 837
+
+
+@pytest.mark.parametrize('variant', MIT_VARIANTS)
+def test_every_size_loads_strictly(variant: str) -> None:
+    """By key; on the meta device, so that MiT-B5 costs nothing."""
+    with torch.device('meta'):
+        model = MODELS.build(
+            dict(
+                type='mmseg.EncoderDecoder',
+                backbone=dict(
+                    type='mmseg_xmodal.CMX',
+                    modalities=dict(rgb=dict(channels=3), x=dict(channels=3)),
+                    variant=variant,
+                ),
+                decode_head=dict(
+                    type='mmseg_xmodal.CMXHead',
+                    in_channels=MIT_VARIANTS[variant].embed_dims,
+                    num_classes=3,
+                ),
+            )
+        )
+    state = {key: torch.zeros(1) for key in official_cmx_keys(variant)}
+    for i, dim in enumerate(MIT_VARIANTS[variant].embed_dims, 1):
+        state[f'backbone.patch_embed{i}.proj.weight'] = torch.zeros(dim, 1)
+    assert find_cmx_variant(state) == variant
+    assert set(convert_cmx(state)) == set(model.state_dict())
+
+
+def test_missing_and_extra_keys_are_listed(official: dict) -> None:
+    less = dict(official)
+    del less['backbone.FRMs.2.channel_weights.mlp.0.bias']
+    with pytest.raises(ValueError, match=r'1 keys are missing.*FRMs\.2\.channel_w'):
+        convert_cmx(less)
+    more = official | {'aux_head.conv.weight': torch.zeros(1)}
+    with pytest.raises(ValueError, match=r'1 keys are not expected.*aux_head\.conv'):
+        convert_cmx(more)
+    with pytest.raises(ValueError, match=r'no official CMX.*\(0, 0, 0, 0\).*mit_b0'):
+        convert_cmx({'conv1.weight': torch.zeros(1)})
+
+
+def test_mit_layouts_are_checked() -> None:
+    with pytest.raises(ValueError, match='no MiT weights.*conv1'):
+        convert_mit({'conv1.weight': torch.zeros(1)})
+    state = {'patch_embed1.proj.weight': torch.zeros(1), 'pos': torch.zeros(1)}
+    with pytest.raises(ValueError, match="1 keys fit no rule.*segformer.*'pos'"):
+        convert_mit(state)
+
+
+def test_state_dicts_are_unwrapped(tmp_path) -> None:
+    state = {'module.a.weight': torch.ones(2)}
+    path = tmp_path / 'a.pth'
+    for content in (state, dict(model=state, epoch=3), dict(state_dict=state)):
+        torch.save(content, path)
+        assert list(load_state(path)) == ['a.weight']
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ('echo ran > ran.txt',)
+
+
+def test_unusable_files(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'bad.pth'
+    torch.save(dict(model={'a': torch.ones(1)}, extra=Hostile()), path)
+    with pytest.raises(ValueError, match=r'bad\.pth.*[Uu]nsupported|GLOBAL.*refused'):
+        load_state(path)
+    path.write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(ValueError, match='pickled code are refused'):
+        load_state(path)
+    assert not (tmp_path / 'ran.txt').exists()
+    path.write_bytes(b'no checkpoint')
+    with pytest.raises(ValueError, match='cannot be read as a checkpoint'):
+        load_state(path)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match='holds a list, expected a dict'):
+        load_state(path)
+    torch.save(dict(epoch=3), path)
+    with pytest.raises(ValueError, match="no tensors: .'epoch'"):
+        load_state(path)
+    with pytest.raises(FileNotFoundError, match='nowhere'):
+        load_state(tmp_path / 'nowhere.pth')
+
+
+def test_command_line(official: dict, tmp_path) -> None:
+    source, target = tmp_path / 'in.pth', tmp_path / 'out' / 'ours.pth'
+    torch.save(dict(model=official, optimizer=None, epoch=3, iteration=7), source)
+    done = _tool('cmx', source, target)
+    assert done.returncode == 0, done.stderr
+    assert "variant='mit_b0'" in done.stdout
+    assert 'num_classes=40' in done.stdout
+    modalities = dict(rgb=dict(channels=3), x=dict(channels=3))
+    model = MODELS.build(
+        dict(
+            type='mmseg.EncoderDecoder',
+            data_preprocessor=dict(
+                type='mmseg_xmodal.ModalityPreprocessor', modalities=modalities
+            ),
+            backbone=dict(
+                type='mmseg_xmodal.CMX', modalities=modalities, variant='mit_b0'
+            ),
+            decode_head=dict(
+                type='mmseg_xmodal.CMXHead',
+                in_channels=[32, 64, 160, 256],
+                num_classes=40,
+            ),
+        )
+    )
+    load_checkpoint(model, str(target), strict=True)
+    own = model.backbone.streams[1].stages[0].norm.weight
+    assert torch.equal(own, official['backbone.extra_norm1.weight'])
+
+
+def test_command_line_says_what_is_wrong(official: dict, tmp_path) -> None:
+    source, target = tmp_path / 'in.pth', tmp_path / 'ours.pth'
+    key = 'decode_head.linear_fuse.0.weight'
+    torch.save(official | {key: torch.zeros(512, 1024, 1, 1)}, source)
+    done = _tool('cmx', source, target)
+    assert done.returncode == 1
+    assert 'got (512, 1024, 1, 1), expected (512, 2048, 1, 1)' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not target.exists()
