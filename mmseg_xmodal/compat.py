@@ -86,6 +86,9 @@ def _history_buffer_method(owner: Any, name: str) -> Callable:
     """
     from mmengine.logging import HistoryBuffer
 
+    # The methods are registered by the first instance, which a process that only
+    # tests has not made yet.
+    HistoryBuffer()
     if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
         raise ValueError(
             f'The checkpoint asks for getattr({owner!r}, {name!r}); only the '
