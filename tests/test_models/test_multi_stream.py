@@ -93,7 +93,9 @@ def test_no_exchange_gives_the_stock_numbers(name: str) -> None:
         outs, expected = model(x), model.streams[0](x[:, :3])
     assert len(outs) == len(expected) == 4
     for out, reference in zip(outs, expected, strict=True):
-        torch.testing.assert_close(out, reference, rtol=0, atol=0)
+        # MiT's walker hands on maps in another memory order than mmseg's forward, so
+        # that torch picks other kernels: equal up to float32 rounding.
+        torch.testing.assert_close(out, reference, rtol=1e-5, atol=3e-6)
 
 
 @pytest.mark.parametrize('name', BACKBONES)

@@ -19,11 +19,16 @@ import torch
 from mmcv.cnn import build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_xmodal.registry import MODELS
 
-from ..layers.resize_linear import sum_of_levels
+from ..layers.resize_linear import (
+    classify_sum,
+    fold_norm,
+    is_foldable,
+    pointwise,
+    sum_of_levels,
+)
 
 
 class _Projection(nn.Module):
@@ -118,36 +123,21 @@ class CMXHead(BaseDecodeHead):
             biases = [part @ layer.bias for part, layer in pairs]
         return weights, fuse.bias + torch.stack(biases).sum(0)
 
-    def _folded(self, norm: Any) -> tuple[list[Tensor], Tensor]:
-        """The same with a BN in eval mode folded in.
-
-        Made anew in every forward: the products are small, and a cache would miss
-        weights that are changed through ``.data`` (EMA hooks do that).
-        """
-        weights, bias = self._matrices()
-        scale = (norm.running_var + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        bias = (bias - norm.running_mean) * scale
-        if norm.bias is not None:
-            bias = bias + norm.bias
-        return [w * scale[:, None] for w in weights], bias
-
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the logits at the size of the first level."""
         feats = self._transform_inputs(inputs)
         norm, activate = self.linear_fuse[1], self.linear_fuse[2]
-        foldable = isinstance(norm, _BatchNorm) and norm.track_running_stats
-        if foldable and not norm.training:
-            weights, bias = self._folded(norm)
-            x = sum_of_levels(feats, weights, bias, self.align_corners)
-        else:
-            weights, bias = self._matrices()
-            x = norm(sum_of_levels(feats, weights, bias, self.align_corners))
-        return self.cls_seg(activate(x)).contiguous()
+        weights, bias = self._matrices()
+        if is_foldable(norm) and not self.training:
+            weights, bias = fold_norm(weights, bias, norm)
+            return classify_sum(
+                feats, weights, bias, self.linear_pred, self.align_corners
+            ).contiguous()
+        x = sum_of_levels(feats, weights, bias, self.align_corners)
+        return self.cls_seg(activate(norm(x))).contiguous()
 
     def cls_seg(self, feat: Tensor) -> Tensor:
         """Classify each pixel, after dropout of whole channels."""
         if self.dropout is not None:
             feat = self.dropout(feat)
-        return self.linear_pred(feat)
+        return pointwise(self.linear_pred, feat)

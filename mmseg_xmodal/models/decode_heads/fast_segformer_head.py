@@ -14,11 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmseg.models.decode_heads.segformer_head import SegformerHead
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
 
-from ..layers.resize_linear import sum_of_levels
+from ..layers.resize_linear import (
+    classify_sum,
+    fold_norm,
+    is_foldable,
+    pointwise,
+    sum_of_levels,
+)
 
 
 @MODELS.register_module()
@@ -36,11 +42,18 @@ class FastSegformerHead(SegformerHead):
         levels = [conv(x) for conv, x in zip(self.convs, feats, strict=True)]
         fusion = self.fusion_conv
         weights = fusion.conv.weight.flatten(1).split(self.channels, 1)
-        x = sum_of_levels(
-            levels, weights, fusion.conv.bias, self.align_corners, self.interpolate_mode
-        )
+        resize = (self.align_corners, self.interpolate_mode)
+        relu = fusion.with_activation and type(fusion.activate) is nn.ReLU
+        if not self.training and relu and fusion.with_norm and is_foldable(fusion.norm):
+            weights, bias = fold_norm(weights, fusion.conv.bias, fusion.norm)
+            return classify_sum(
+                levels, weights, bias, self.conv_seg, *resize
+            ).contiguous()
+        x = sum_of_levels(levels, weights, fusion.conv.bias, *resize)
         if fusion.with_norm:
             x = fusion.norm(x)
         if fusion.with_activation:
             x = fusion.activate(x)
-        return self.cls_seg(x).contiguous()
+        if self.dropout is not None:
+            x = self.dropout(x)
+        return pointwise(self.conv_seg, x).contiguous()

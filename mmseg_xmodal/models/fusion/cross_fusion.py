@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmseg_xmodal.registry import MODELS
 
 from ..layers.initialisation import segformer_init
+from ..layers.resize_linear import pointwise
 from ..layers.tokens import to_map, to_tokens
 from .pairwise import check_two
 
@@ -107,7 +108,9 @@ class _ChannelEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2C, h, w) to (B, C, h, w)."""
-        return self.norm(self.residual(x) + self.channel_embed(x))
+        first, depthwise, relu, last, norm = self.channel_embed
+        t = pointwise(last, relu(depthwise(pointwise(first, x))))
+        return self.norm(pointwise(self.residual, x) + norm(t))
 
 
 @MODELS.register_module()

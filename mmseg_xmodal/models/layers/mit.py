@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from mmseg_xmodal.registry import MODELS
 
 from .drop_path import DropPath, linear_drop_path
 from .initialisation import segformer_init
+from .slices import inference_slices, is_plain
 from .tokens import to_map, to_tokens
 
 
@@ -155,6 +157,10 @@ class ReducedAttention(nn.Module):
             source = self.norm(to_tokens(self.sr(to_map(x, size))))
         kv = self.kv(source).unflatten(2, (2, self.heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)
+        if self.heads == 1:
+            # Attention weights sum to 1, so projecting the few values instead of the
+            # many outputs is the same, bias included.
+            return F.scaled_dot_product_attention(q, k, self.proj(v)).squeeze(1)
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
@@ -170,8 +176,31 @@ class MixFFN(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Mix each token with its eight neighbours; (B, N, C) to (B, N, C)."""
+        if is_plain(self.fc1, self.dwconv, self.fc2):
+            slices = inference_slices(x, self.fc1.out_features, x[..., 0].numel())
+            if len(slices) > 1:
+                return self._in_slices(x, size, slices)
         x = self.dwconv(to_map(self.fc1(x), size))
         return self.fc2(F.gelu(to_tokens(x)))
+
+    def _in_slices(
+        self, x: Tensor, size: tuple[int, int], slices: list[slice]
+    ) -> Tensor:
+        """The same: hidden channels meet only in the sum of ``fc2``."""
+        tokens = x.flatten(0, 1)
+        out = self.fc2.bias.expand(len(tokens), -1).clone()
+        bias: Any = self.dwconv.bias
+        for part in slices:
+            weight = self.dwconv.weight[part]
+            hidden = torch.addmm(
+                self.fc1.bias[part], tokens, self.fc1.weight[part].t()
+            ).view(*x.shape[:2], -1)
+            hidden = F.conv2d(
+                to_map(hidden, size), weight, bias[part], padding=1, groups=len(weight)
+            )
+            hidden = to_tokens(torch.ops.aten.gelu_(hidden)).flatten(0, 1)
+            out.addmm_(hidden, self.fc2.weight[:, part].t())
+        return out.view(x.shape)
 
 
 class MiTBlock(nn.Module):

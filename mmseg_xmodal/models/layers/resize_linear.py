@@ -8,10 +8,13 @@ concatenates and convolves can convolve each level at its own size and add the r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from .slices import inference_slices, is_plain
 from .tokens import to_map, to_tokens
 
 
@@ -50,3 +53,85 @@ def sum_of_levels(
         # place saves one map of full size per level.
         out = out.add_(level)
     return out
+
+
+def pointwise(conv: Any, x: Tensor) -> Tensor:
+    """Apply a 1x1 convolution as a linear layer on tokens.
+
+    torch's CPU convolution copies a wide channels-last map to another order first when
+    it has few outputs. A convolution that is more than its weights is called as usual.
+
+    Shape:
+        - x: (B, C, H, W)
+        - output: (B, C_out, H, W), channels-last in memory
+    """
+    if not is_plain(conv):
+        return conv(x)
+    out = F.linear(to_tokens(x), conv.weight.flatten(1), conv.bias)
+    return to_map(out, (x.shape[2], x.shape[3]))
+
+
+def is_foldable(norm: nn.Module) -> bool:
+    """Whether a norm layer is a fixed map per channel just now."""
+    return (
+        isinstance(norm, _BatchNorm) and norm.track_running_stats and not norm.training
+    )
+
+
+def fold_norm(
+    weights: Sequence[Tensor], bias: Tensor | None, norm: Any
+) -> tuple[list[Tensor], Tensor]:
+    """Fold a BN in eval mode into the linear maps whose sum it normalises.
+
+    To be called anew in every forward: the products are small, and a cache would miss
+    weights that are changed through ``.data`` (EMA hooks do that).
+
+    Shape:
+        - weights: (E, C_i); bias: (E,) or None
+        - output: the same shapes
+    """
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean if bias is None else bias - norm.running_mean
+    shift = shift * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    return [w * scale[:, None] for w in weights], shift
+
+
+def classify_sum(
+    feats: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    classifier: nn.Conv2d,
+    align_corners: bool = False,
+    mode: str = 'bilinear',
+) -> Tensor:
+    """:func:`sum_of_levels`, ReLU and a 1x1 convolution, for inference.
+
+    The E channels meet only in the classifier, so that they are taken in slices where
+    that is cheaper.
+
+    Shape:
+        - feats, weights, bias: as in :func:`sum_of_levels`
+        - output: (B, classes, h_0, w_0)
+    """
+    first = feats[0]
+    places = first[:, 0].numel()
+    slices = inference_slices(first, len(bias), places)
+    if len(slices) == 1 or not is_plain(classifier):
+        x = sum_of_levels(feats, weights, bias, align_corners, mode)
+        return pointwise(classifier, F.relu(x))
+    matrix = classifier.weight.flatten(1)
+    out = first.new_zeros(places, len(matrix))
+    if classifier.bias is not None:
+        out += classifier.bias
+    for part in slices:
+        x = sum_of_levels(
+            feats, [w[part] for w in weights], bias[part], align_corners, mode
+        )
+        x = to_tokens(x.clamp_(min=0)).flatten(0, 1)
+        out.addmm_(x, matrix[:, part].t())
+    size = (first.shape[2], first.shape[3])
+    return to_map(out.view(len(first), -1, len(matrix)), size)

@@ -30,4 +30,6 @@ def to_map(x: Tensor, size: tuple[int, int]) -> Tensor:
         - x: (B, H * W, C)
         - output: (B, C, H, W)
     """
-    return x.transpose(1, 2).unflatten(2, size)
+    # Split the tokens first: transposing first gives a batch of one a stride by which
+    # torch no longer recognises channels-last, and every convolution then copies.
+    return x.contiguous().unflatten(1, size).permute(0, 3, 1, 2)
