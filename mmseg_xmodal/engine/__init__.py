@@ -1,0 +1,4 @@
+from .hooks import RandomStateHook, XModalVisualizationHook
+from .loops import ModalitySubsetTestLoop
+
+__all__ = ['ModalitySubsetTestLoop', 'RandomStateHook', 'XModalVisualizationHook']

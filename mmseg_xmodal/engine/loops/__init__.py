@@ -1,0 +1,3 @@
+from .modality_subset import ModalitySubsetTestLoop
+
+__all__ = ['ModalitySubsetTestLoop']

@@ -1,0 +1,91 @@
+"""Every config that we ship loads, builds, and follows the house rules."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    VISUALIZERS,
+)
+
+from .helpers import ROOT
+
+CONFIGS = ROOT / 'configs'
+LEAVES = sorted(
+    path.relative_to(CONFIGS).as_posix()
+    for path in CONFIGS.rglob('*.py')
+    if '_base_' not in path.parts
+)
+BASES = sorted(
+    path.relative_to(CONFIGS).as_posix() for path in (CONFIGS / '_base_').rglob('*.py')
+)
+# {method}_{backbone}_{gpus}xb{batch}-{schedule}_{dataset}-{crop}.py, where a plain
+# backbone has no method.
+PATTERN = re.compile(
+    r'[a-z0-9.+-]+(_[a-z0-9.+-]+)?_\d+xb\d+-[a-z0-9]+_[a-z0-9.+-]+-\d+x\d+\.py'
+)
+
+
+def test_there_are_configs():
+    assert LEAVES
+
+
+@pytest.mark.parametrize('name', LEAVES)
+def test_config_follows_the_house_rules(name: str):
+    path = CONFIGS / name
+    text = path.read_text()
+    assert PATTERN.fullmatch(path.name)
+    assert ast.get_docstring(ast.parse(text)), 'a header docstring is missing'
+    assert len(text.splitlines()) <= 40
+    cfg = Config.fromfile(path)
+    assert cfg.default_scope == 'mmseg'
+    # Stock `init_model`, `--tta` and `--show-dir` look for these at the top.
+    assert cfg.test_pipeline
+    assert cfg.tta_pipeline
+    assert cfg.tta_model.type == 'mmseg_xmodal.XModalTTAModel'
+    assert (
+        cfg.default_hooks.visualization.type == 'mmseg_xmodal.XModalVisualizationHook'
+    )
+    assert set(cfg.test_evaluator.iou_metrics) >= {'mIoU', 'mFscore'}
+    assert any(h.type == 'mmseg_xmodal.RandomStateHook' for h in cfg.custom_hooks)
+
+
+@pytest.mark.parametrize('name', LEAVES)
+def test_config_builds(name: str):
+    cfg = Config.fromfile(CONFIGS / name)
+    # Parameters without memory: a large config costs no more than a small one.
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert model.decode_head.num_classes == len(_classes(cfg))
+    for mode in ('train', 'val', 'test'):
+        loader = cfg[f'{mode}_dataloader']
+        dataset = DATASETS.build(dict(loader.dataset, lazy_init=True))
+        assert dataset.metainfo['classes'] == tuple(_classes(cfg))
+        DATA_SAMPLERS.build(loader.sampler, default_args=dict(dataset=range(4), seed=0))
+        assert LOOPS.get(cfg[f'{mode}_cfg'].type) is not None
+    for hook in (*cfg.default_hooks.values(), *cfg.custom_hooks):
+        HOOKS.build(hook)
+    METRICS.build(cfg.test_evaluator)
+    assert VISUALIZERS.get(cfg.visualizer.type) is not None
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
+
+
+def _classes(cfg: Config) -> tuple[str, ...]:
+    dataset = dict(cfg.train_dataloader.dataset, lazy_init=True)
+    return DATASETS.build(dataset).metainfo['classes']
+
+
+@pytest.mark.parametrize('name', BASES)
+def test_base_config_loads(name: str):
+    assert len(Config.fromfile(CONFIGS / name)) > 0
