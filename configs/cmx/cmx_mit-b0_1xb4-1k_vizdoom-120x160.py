@@ -1,0 +1,24 @@
+"""CMX-B0 on rendered RGB + depth.
+
+Command:  make demo (600 frames), or tools/benchmark/experiment.py (see README.md here)
+Hardware: CPU, 1 thread. From scratch, no pretrained weights, lr 1e-3.
+Published: none, the data set is made here. Measured: configs/cmx/README.md.
+"""
+
+_base_ = [
+    '../_base_/models/cmx_mit-b0.py',
+    '../_base_/datasets/vizdoom_rgbd.py',
+    '../_base_/schedules/schedule_1k.py',
+    '../_base_/default_runtime.py',
+]
+modalities = _base_.modalities
+crop_size = (120, 160)
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].scale = crop_size[::-1]
+train_pipeline[3].crop_size = crop_size
+model = dict(
+    data_preprocessor=dict(modalities=modalities, size=crop_size),
+    backbone=dict(modalities=modalities),
+    decode_head=dict(num_classes=_base_.num_classes),
+)
+train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))

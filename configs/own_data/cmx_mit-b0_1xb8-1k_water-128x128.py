@@ -1,0 +1,16 @@
+"""CMX-B0 on the same tiles, water against land.
+
+Command:  python $MMSEG_TRAIN configs/own_data/cmx_mit-b0_1xb8-1k_water-128x128.py
+Hardware: CPU, 1 thread. From scratch, no pretrained weights.
+Published: none, the data are the user's. Measured: README.md here.
+"""
+
+_base_ = ['./cmx_mit-b0_1xb8-1k_landcover-128x128.py']
+classes = ('land', 'water')
+data = dict(
+    metainfo=dict(classes=classes), data_prefix=dict(seg_map_path='labels_water')
+)
+train_dataloader = dict(dataset=data)
+val_dataloader = dict(dataset=data)
+test_dataloader = dict(dataset=data)
+model = dict(decode_head=dict(num_classes=2))
