@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmseg_xmodal import compat
+
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'module')
 
 
@@ -36,6 +38,8 @@ def read_checkpoint(path: str | Path) -> Any:
             raise FileNotFoundError(
                 f'Checkpoint {text!r} does not exist. Give the path of a .pth file.'
             )
+        # Anew: the forks' loader takes its safe globals, ours among them, away again.
+        compat.allow_mmengine_checkpoints()
         return torch.load(text, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(
