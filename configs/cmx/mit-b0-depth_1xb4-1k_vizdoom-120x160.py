@@ -5,13 +5,5 @@ Hardware: CPU, 1 thread. From scratch, no pretrained weights, lr 1e-3.
 Published: none, the data set is made here. Measured: configs/cmx/README.md.
 """
 
-_base_ = ['./cmx_mit-b0_1xb4-1k_vizdoom-120x160.py']
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmseg_xmodal.MultiStreamBackbone',
-        modalities=_base_.modalities,
-        streams=dict(depth=['depth']),
-        backbone=dict(type='mmseg_xmodal.MixTransformer', variant='mit_b0'),
-    )
-)
+_base_ = ['./mit-b0-rgb_1xb4-1k_vizdoom-120x160.py']
+model = dict(backbone=dict(streams=dict(_delete_=True, depth=['depth'])))
