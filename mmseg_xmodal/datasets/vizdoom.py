@@ -9,11 +9,12 @@ from .multimodal import MultiModalSegDataset
 
 @DATASETS.register_module()
 class ViZDoomDataset(MultiModalSegDataset):
-    """Indoor and outdoor game scenes: image, depth and eleven classes.
+    """Indoor and outdoor game scenes: image, depth and twelve classes.
 
-    Walls, floors and ceilings differ in geometry more than in texture; soldiers,
-    demons, trees, pillars, lamps, barrels and items differ in colour and shape. Label
-    255 (corpses, gore, projectiles) is ignored.
+    Six are surfaces that geometry tells apart: a ledge is a floor more than 0.375 m
+    above the one that the camera stands on, a pit one as far below. Six are objects
+    that colour and shape tell apart. Label 255 is ignored: corpses, gore, projectiles,
+    and floors too far away for a height.
 
     Shape:
         rgb: (H, W, 3) uint8; depth: (H, W) uint8, metres = stored * scale + offset with
@@ -28,10 +29,11 @@ class ViZDoomDataset(MultiModalSegDataset):
         classes=(
             'wall',
             'floor',
+            'ledge',
+            'pit',
             'ceiling',
             'sky',
-            'soldier',
-            'demon',
+            'monster',
             'tree',
             'pillar',
             'lamp',
@@ -41,9 +43,10 @@ class ViZDoomDataset(MultiModalSegDataset):
         palette=[
             [128, 128, 128],
             [128, 90, 60],
-            [190, 190, 120],
+            [225, 205, 100],
+            [60, 45, 110],
+            [190, 190, 170],
             [90, 190, 240],
-            [150, 20, 60],
             [240, 80, 160],
             [40, 170, 40],
             [150, 70, 220],
