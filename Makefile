@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 VENV_OPENMMLAB ?= .venv-openmmlab
 XMODAL_WHEELS ?= ../shared/wheels
-DEMO_ITERS ?= 400
+DEMO_ITERS ?= 700
 PYTEST_ARGS ?=
 JOBS ?= 2
 

@@ -30,7 +30,7 @@ CONFIGS = {
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--iters', type=int, default=400)
+    parser.add_argument('--iters', type=int, default=700)
     parser.add_argument('--frames', type=int, nargs=3, default=(600, 60, 120))
     parser.add_argument('--panels', type=int, default=12)
     parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'vizdoom_demo')
