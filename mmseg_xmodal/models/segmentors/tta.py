@@ -57,6 +57,10 @@ class XModalTTAModel(BaseTTAModel):
     Set it in the config, ``test.py --tta`` does the rest::
 
         tta_model = dict(type='mmseg_xmodal.XModalTTAModel')
+
+    Args:
+        module: The segmentor; the runner fills it in.
+        data_preprocessor: As in mmengine; the runner leaves it to the segmentor.
     """
 
     def merge_preds(
