@@ -6,7 +6,6 @@ import ast
 import re
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.registry import (
     DATA_SAMPLERS,
@@ -63,9 +62,7 @@ def test_config_follows_the_house_rules(name: str):
 @pytest.mark.parametrize('name', LEAVES)
 def test_config_builds(name: str):
     cfg = Config.fromfile(CONFIGS / name)
-    # Parameters without memory: a large config costs no more than a small one.
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model)
+    model = MODELS.build(cfg.model)
     assert model.decode_head.num_classes == len(_classes(cfg))
     for mode in ('train', 'val', 'test'):
         loader = cfg[f'{mode}_dataloader']

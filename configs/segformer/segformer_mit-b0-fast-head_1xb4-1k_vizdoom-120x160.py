@@ -1,0 +1,9 @@
+"""The same SegFormer-B0 with FastSegformerHead: equal weights, equal numbers.
+
+Command:  python tools/benchmark/speed.py THIS_FILE --shape 480 640 --threads 1
+          --against tests/reference_forms/segformer_head.py
+Hardware: CPU, 1 thread. Training: not run. Speed: configs/segformer/README.md.
+"""
+
+_base_ = ['./segformer_mit-b0_1xb4-1k_vizdoom-120x160.py']
+model = dict(decode_head=dict(type='mmseg_xmodal.FastSegformerHead'))
