@@ -112,7 +112,7 @@ def _parse(
     """Describe each modality, in the order of the channels."""
     if isinstance(modalities, Mapping):
         parsed = [_modality(name, fields) for name, fields in modalities.items()]
-        return sorted(parsed, key=lambda m: (m.order is None, m.name))
+        return sorted(parsed, key=lambda m: (m.name != 'rgb', m.order is None, m.name))
     parsed = []
     for i, entry in enumerate(modalities):
         fields = dict(entry)
@@ -147,8 +147,8 @@ class ModalityLayout:
     it, one validity channel for every modality.
 
     The order does not depend on the order of the dict, because mmengine sorts the keys
-    of every config that it writes: colour modalities come first, then the others, each
-    by name. A list keeps its own order.
+    of every config that it writes: ``rgb`` comes first, then other colour modalities,
+    then the rest, each by name. A list keeps its own order.
 
     Args:
         modalities: Name to the arguments of :class:`Modality` (without ``name``), or a

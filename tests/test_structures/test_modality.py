@@ -99,6 +99,11 @@ def test_order_survives_the_sorted_keys_of_a_written_config():
         assert ModalityLayout(modalities).names == ('rgb', 'depth', 'nir')
 
 
+def test_rgb_is_first_even_among_colour():
+    """Official weights expect it so, with HHA read as colour in the second stream."""
+    assert ModalityLayout(dict(hha=RGB, rgb=RGB)).names == ('rgb', 'hha')
+
+
 def test_a_list_keeps_its_order():
     listed = [dict(name='thermal', channels=1), dict(name='rgb', **RGB)]
     assert ModalityLayout(listed).names == ('thermal', 'rgb')
