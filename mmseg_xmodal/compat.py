@@ -110,8 +110,11 @@ def allow_mmengine_checkpoints() -> None:
     """
     import numpy as np
     import torch
+    from mmengine.utils import digit_version
 
-    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
+    # Before 2.6 mmengine's own call means weights_only=False and needs no list, and a
+    # pair, which names another global than its own, is not understood.
+    if digit_version(torch.__version__) < digit_version('2.6.0'):
         return
     from mmengine.logging import HistoryBuffer
 
@@ -128,5 +131,4 @@ def allow_mmengine_checkpoints() -> None:
         np.dtype,
         *{type(np.dtype(t)) for t in ('float64', 'float32', 'int64', 'int32')},
     ]
-    # A pair names another global than its own; only newer torch knows pairs.
     torch.serialization.add_safe_globals(allowed)

@@ -386,6 +386,23 @@ def test_nan_and_infinity(tmp_path):
         load(modalities, paths, strict=True)
 
 
+@pytest.mark.parametrize(
+    ('value', 'dtype', 'scale'),
+    [(-1.797e308, np.float64, 1.0), (3e38, np.float32, 10.0)],
+)
+def test_numbers_that_overflow_float32_are_invalid(tmp_path, value, dtype, scale):
+    array = np.ones((2, 2), dtype)
+    array[0, 1] = value
+    path = write(tmp_path / 'dem.npy', array)
+    modalities = dict(dem=dict(channels=1, scale=scale))
+    results = load(modalities, dict(dem=path))
+    assert results['nonfinite_counts'] == {'dem': 1}
+    assert results['img'][0, 1].tolist() == [0, 0]
+    assert np.isfinite(results['img']).all()
+    with pytest.raises(ValueError, match=r'dem: 1 of 4 pixels.*strict=False'):
+        load(modalities, dict(dem=path), strict=True)
+
+
 def test_nan_is_reported_once(tmp_path, monkeypatch):
     array = np.full((2, 2), np.nan, np.float32)
     array[0, 0] = 1

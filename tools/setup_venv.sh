@@ -11,8 +11,9 @@ started=$SECONDS
 
 say() { printf '[set-up] %s\n' "$*"; }
 # `Location ... is ignored` comes from pip configurations that list absent folders.
-install() { "$venv/bin/pip" install -q --disable-pip-version-check "$@" \
-  2> >(grep -v 'is ignored: it is neither' >&2); }
+constraint=()
+install() { "$venv/bin/pip" install -q --disable-pip-version-check \
+  "${constraint[@]}" "$@" 2> >(grep -v 'is ignored: it is neither' >&2); }
 
 "$PYTHON" - <<'PY' || { say "set PYTHON=/path/to/python3.11 and run again"; exit 1; }
 import sys
@@ -69,7 +70,7 @@ install_torch
 # Whatever comes next must not replace the torch that was chosen.
 "$venv/bin/python" -c 'import torch; print(f"torch=={torch.__version__}")' \
   > "$venv/constraints.txt"
-export PIP_CONSTRAINT="$PWD/$venv/constraints.txt"
+constraint=(-c "$venv/constraints.txt")
 case $stack in
   onedl) install -e '.[onedl,demo,dev]' ;;
   openmmlab) install_openmmlab && install -e '.[demo,dev]' ;;

@@ -17,7 +17,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     # Two kept checkpoints: a crash while the newest is written costs nothing.
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=2000, max_keep_ckpts=2
+        type='CheckpointHook', by_epoch=False, interval=500, max_keep_ckpts=2
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='mmseg_xmodal.XModalVisualizationHook'),

@@ -1,8 +1,8 @@
 """One MiT-B0 on the RGB of the same tiles, water against land.
 
-Command:  python $MMSEG_TRAIN configs/own_data/mit-b0-rgb_1xb8-1k_water-128x128.py
+Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Hardware: CPU, 1 thread. From scratch, no pretrained weights.
-Published: none, the data are the user's. Measured: README.md here.
+Published: none, the data are the user's. Measured: not run.
 """
 
 _base_ = ['./mit-b0-rgb_1xb8-1k_landcover-128x128.py']

@@ -237,6 +237,8 @@ class MultiModalSegDataset(BaseSegDataset):
         except FileNotFoundError:
             raise
         except (OSError, SyntaxError) as error:
+            if getattr(error, 'errno', None) is not None:
+                raise  # the system's: no permission, too many open files
             # Pillow's words for a damaged file, which LoadAnnotations passes on
             # without the path. LoadModalities names its files itself.
             info = self.get_data_info(position)

@@ -114,7 +114,7 @@ def _folder(path: Path) -> dict[str, Fixture]:
 
 
 def all_fixtures() -> list[Fixture]:
-    """Fixtures of this folder and of ``$XMODAL_PARITY_FIXTURES``, which go first.
+    """Fixtures of this folder and of ``$XMODAL_PARITY_FIXTURES``, both.
 
     Raises:
         FileNotFoundError: If the variable names no folder with fixtures.
@@ -124,5 +124,9 @@ def all_fixtures() -> list[Fixture]:
     if extra:
         if not Path(extra).is_dir():
             raise FileNotFoundError(f'${VARIABLE} is {extra!r}, which is no folder.')
-        found.update(_folder(Path(extra)))
+        for name, fixture in _folder(Path(extra)).items():
+            # Both are run where two folders share a name.
+            if name in found:
+                fixture = dataclasses.replace(fixture, name=f'extra/{name}')
+            found[fixture.name] = fixture
     return [found[name] for name in sorted(found)]

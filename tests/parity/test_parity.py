@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 
+from mmseg_xmodal.models.layers import slices
 from tests.reference_forms.cmx import PublishedCMX
 
 from .fill import checksum, fill_state, make_uniform
@@ -37,6 +38,12 @@ def _fixture(name: str) -> Fixture:
 
 def test_cmx_is_run_not_expected_to_fail() -> None:
     assert set(run(_fixture('cmx_mit_b0'))) >= {'a_logits', 'b_logits', 'e_logits'}
+
+
+def test_inference_in_slices_has_the_official_numbers(monkeypatch) -> None:
+    monkeypatch.setattr(slices, '_ELEMENTS', 1000)
+    fixture = _fixture('cmx_mit_b0')
+    fixture.compare(run(fixture))
 
 
 def test_parity_sees_a_wrong_number() -> None:
@@ -76,8 +83,9 @@ def test_folder_of_the_variable(tmp_path, monkeypatch) -> None:
             json.dumps(dict(repository='elsewhere/'))
         )
     found = {f.name: f for f in all_fixtures()}
-    assert found['cmx_mit_b0'].repositories == ['elsewhere']
-    assert len(found) == len(list(HERE.glob('*.json'))) + 1
+    assert found['extra/cmx_mit_b0'].repositories == ['elsewhere']
+    assert 'RGBX' in found['cmx_mit_b0'].repositories[0]
+    assert len(found) == len(list(HERE.glob('*.json'))) + 2
     with pytest.raises(NoRunner, match='new.*elsewhere'):
         run(found['new'])
 

@@ -433,3 +433,15 @@ def test_experiment_through_the_stock_tools(tmp_path, rgbd_root):
     per_class = [v for k, v in run['metrics'].items() if k.startswith('IoU.')]
     assert len(per_class) == 4
     assert run['metrics']['mIoU'] == pytest.approx(sum(per_class) / 4, abs=0.02)
+
+
+def test_operations_do_not_depend_on_slices(monkeypatch):
+    from mmseg_xmodal.models.layers import slices
+    from mmseg_xmodal.models.layers.mit import MixFFN
+
+    ffn = MixFFN(16, 160)
+    form = model.Form('ours', ffn, lambda x: ffn(x, (12, 10)), None)
+    x = torch.randn(1, 120, 16)
+    whole = measure.flops(form, x)
+    monkeypatch.setattr(slices, '_ELEMENTS', 1000)
+    assert measure.flops(form, x) == whole == 2 * 120 * 160 * (16 + 9 + 16)

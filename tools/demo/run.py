@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--iters', type=int, default=700)
     parser.add_argument('--frames', type=int, nargs=3, default=(600, 60, 120))
     parser.add_argument('--panels', type=int, default=12)
-    parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'vizdoom_demo')
+    parser.add_argument('--data', type=Path, help='default: data/vizdoom_demo_FRAMES')
     parser.add_argument('--out', type=Path, default=ROOT / 'work_dirs' / 'demo')
     return parser.parse_args()
 
@@ -53,9 +53,9 @@ def call(*command: object) -> None:
 
 
 def make_data(out: Path, frames: tuple[int, int, int]) -> None:
-    """Render the data set, unless this very one is there."""
-    wanted = out / f'demo_{"_".join(map(str, frames))}'
-    if wanted.exists():
+    """Render the data set, unless it is there."""
+    meta = out / 'meta.json'
+    if meta.exists() and json.loads(meta.read_text()).get('complete', True):
         step(f'data set: {out} (made before)')
         return
     step(f'data set: {sum(frames)} frames of 160 x 120 into {out}')
@@ -63,14 +63,13 @@ def make_data(out: Path, frames: tuple[int, int, int]) -> None:
         *('tools/dataset_converters/vizdoom.py', out, '--overwrite'),
         *('--size', 160, 120, '--frames', *frames),
     )
-    wanted.touch()
 
 
-def train_and_test(iters: int, data: Path, out: Path) -> Path:
+def train_and_test(iters: int, data: Path, out: Path, name: str) -> Path:
     step(f'three models, {iters} iterations each, two at a time')
-    result = out / f'result_{iters}.json'
+    result = out / f'{name}.json'
     call(
-        *('tools/benchmark/experiment.py', '--name', f'{iters}_iterations'),
+        *('tools/benchmark/experiment.py', '--name', name),
         *('--configs', *(f'{label}={path}' for label, path in CONFIGS.items())),
         *('--iters', iters, '--data-root', data, '--workers', 0, '--jobs', 2),
         *('--work-dir', out, '--out', result),
@@ -78,10 +77,10 @@ def train_and_test(iters: int, data: Path, out: Path) -> Path:
     return result
 
 
-def draw_panels(iters: int, data: Path, out: Path, count: int) -> list[Path]:
+def draw_panels(iters: int, data: Path, out: Path, name: str, count: int) -> list[Path]:
     """Draw RGB, depth, truth, prediction and error of frames spread over the test."""
     step(f'{count} panels of the RGB+D model')
-    run = out / f'{iters}_iterations' / 'RGB+D' / 'seed_0'
+    run = out / name / 'RGB+D' / 'seed_0'
     frames = len(list((data / 'labels' / 'test').glob('*.png')))
     chosen = [i * frames // count for i in range(count)]
     call(
@@ -99,9 +98,14 @@ def draw_panels(iters: int, data: Path, out: Path, count: int) -> list[Path]:
 def main() -> None:
     args = parse_args()
     started = time.monotonic()
-    make_data(args.data, tuple(args.frames))
-    result = train_and_test(args.iters, args.data, args.out)
-    panels = draw_panels(args.iters, args.data, args.out, args.panels)
+    # Named after the frames: runs on other data are other runs.
+    frames = '_'.join(map(str, args.frames))
+    data = (args.data or ROOT / 'data' / f'vizdoom_demo_{frames}').resolve()
+    out = args.out.resolve()
+    name = f'{args.iters}_iterations_{frames}'
+    make_data(data, tuple(args.frames))
+    result = train_and_test(args.iters, data, out, name)
+    panels = draw_panels(args.iters, data, out, name, args.panels)
     minutes = (time.monotonic() - started) / 60
     miou = {
         r['label']: r['metrics']['mIoU'] for r in json.loads(result.read_text())['runs']

@@ -116,6 +116,11 @@ def _check_labels(results: dict) -> None:
         return
     ids, counts = np.unique(labels[outside], return_counts=True)
     found = ', '.join(f'id {i} ({n} pixels)' for i, n in zip(ids, counts, strict=True))
+    if 255 in ids:
+        found += (
+            f' (255 is also what RandomRotate and reduce_zero_label write: '
+            f'give them seg_pad_val={ignore}, or set ignore_index=255)'
+        )
     raise ValueError(
         f'The label map {path!r} holds ids outside the {num_classes} classes (0 to '
         f'{num_classes - 1}, ignore_index={ignore}): {found}. Add the class to '

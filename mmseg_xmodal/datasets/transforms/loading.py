@@ -158,7 +158,7 @@ class LoadModalities(BaseTransform):
                 same, np.logical_and if modality.order else np.logical_or
             )
         if stored.dtype.kind == 'f':
-            bad = ~over_channels(np.isfinite(stored), np.logical_and)
+            bad = ~over_channels(_fits_float32(stored, modality), np.logical_and)
             if marked is not None:
                 bad &= ~marked
             raster.nonfinite = int(np.count_nonzero(bad))
@@ -209,6 +209,15 @@ class LoadModalities(BaseTransform):
                     + '.'
                 )
         return rasters[first].size
+
+
+def _fits_float32(stored: np.ndarray, modality: Modality) -> np.ndarray:
+    """Which numbers stay finite in the stack (float64 nodata may not)."""
+    if stored.itemsize <= 4 and abs(modality.scale) <= 1:
+        return np.isfinite(stored)
+    with np.errstate(over='ignore', invalid='ignore'):
+        in_unit = stored.astype(np.float64) * modality.scale + modality.offset
+        return np.abs(in_unit) <= np.finfo(np.float32).max
 
 
 def _stack(

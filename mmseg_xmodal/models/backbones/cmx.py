@@ -48,7 +48,7 @@ def stage2_drop_path(
     """
     rates = linear_drop_path(rate, depths)
     flat = [value for stage in rates for value in stage]
-    second = flat[depths[0] + (1 if stream else 0)]
+    second = flat[min(depths[0] + (1 if stream else 0), len(flat) - 1)]
     rates[1] = [second] * depths[1]
     return rates
 
@@ -95,6 +95,11 @@ class CMX(BaseModule):
         pretrained: str | Mapping[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
+        if init_cfg is not None and pretrained is not None:
+            raise ValueError(
+                f'CMX got init_cfg={init_cfg} and pretrained={pretrained}, expected at '
+                'most one of them. Take one out of the backbone config.'
+            )
         super().__init__(init_cfg)
         size = mit_variant(variant)
         self.variant = variant

@@ -19,6 +19,7 @@ import torch
 from mmcv.cnn import build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmseg_xmodal.registry import MODELS
 
@@ -29,6 +30,8 @@ from ..layers.resize_linear import (
     pointwise,
     sum_of_levels,
 )
+from ..layers.slices import is_plain
+from ..layers.tokens import to_map, to_tokens
 
 
 class _Projection(nn.Module):
@@ -126,15 +129,32 @@ class CMXHead(BaseDecodeHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the logits at the size of the first level."""
         feats = self._transform_inputs(inputs)
+        projections = [getattr(self, f'linear_c{i + 1}').proj for i in range(4)]
+        if not is_plain(self.linear_fuse[0], *projections):
+            return self._published(feats, projections)
         norm, activate = self.linear_fuse[1], self.linear_fuse[2]
         weights, bias = self._matrices()
-        if is_foldable(norm) and not self.training:
+        if is_foldable(norm, self.dropout) and not self.training:
             weights, bias = fold_norm(weights, bias, norm)
             return classify_sum(
                 feats, weights, bias, self.linear_pred, self.align_corners
             ).contiguous()
         x = sum_of_levels(feats, weights, bias, self.align_corners)
         return self.cls_seg(activate(norm(x))).contiguous()
+
+    def _published(self, feats: Sequence[Tensor], projections: list) -> Tensor:
+        """The published order, for layers that are more than their weights (LoRA)."""
+        size = feats[0].shape[2:]
+        levels = [
+            F.interpolate(
+                to_map(proj(to_tokens(feat)), (feat.shape[2], feat.shape[3])),
+                size,
+                mode='bilinear',
+                align_corners=self.align_corners,
+            )
+            for feat, proj in zip(feats, projections, strict=True)
+        ]
+        return self.cls_seg(self.linear_fuse(torch.cat(levels[::-1], 1))).contiguous()
 
     def cls_seg(self, feat: Tensor) -> Tensor:
         """Classify each pixel, after dropout of whole channels."""

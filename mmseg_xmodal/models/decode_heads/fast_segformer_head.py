@@ -25,6 +25,7 @@ from ..layers.resize_linear import (
     pointwise,
     sum_of_levels,
 )
+from ..layers.slices import is_plain
 
 
 @MODELS.register_module()
@@ -38,13 +39,16 @@ class FastSegformerHead(SegformerHead):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the logits at the size of the first level."""
+        fusion = self.fusion_conv
+        if not is_plain(fusion.conv) or fusion._forward_hooks:
+            return super().forward(inputs)
         feats = self._transform_inputs(inputs)
         levels = [conv(x) for conv, x in zip(self.convs, feats, strict=True)]
-        fusion = self.fusion_conv
         weights = fusion.conv.weight.flatten(1).split(self.channels, 1)
         resize = (self.align_corners, self.interpolate_mode)
         relu = fusion.with_activation and type(fusion.activate) is nn.ReLU
-        if not self.training and relu and fusion.with_norm and is_foldable(fusion.norm):
+        foldable = fusion.with_norm and is_foldable(fusion.norm, self.dropout)
+        if not self.training and relu and foldable:
             weights, bias = fold_norm(weights, fusion.conv.bias, fusion.norm)
             return classify_sum(
                 levels, weights, bias, self.conv_seg, *resize

@@ -71,10 +71,16 @@ def pointwise(conv: Any, x: Tensor) -> Tensor:
     return to_map(out, (x.shape[2], x.shape[3]))
 
 
-def is_foldable(norm: nn.Module) -> bool:
-    """Whether a norm layer is a fixed map per channel just now."""
+def is_foldable(norm: nn.Module, dropout: nn.Module | None) -> bool:
+    """Whether norm and dropout are fixed maps per channel just now.
+
+    Dropout may be on in an eval head: Monte Carlo dropout does that.
+    """
     return (
-        isinstance(norm, _BatchNorm) and norm.track_running_stats and not norm.training
+        isinstance(norm, _BatchNorm)
+        and norm.track_running_stats
+        and not norm.training
+        and not (dropout is not None and dropout.training)
     )
 
 

@@ -26,13 +26,15 @@ def inference_slices(like: Tensor, channels: int, places: int) -> list[slice]:
         places: Its batch times height times width.
 
     Returns:
-        One slice of everything where gradients are recorded, off the CPU, under
-        autocast and while a graph is captured; else slices that cover the channels.
+        One slice of everything where gradients are recorded, off the CPU, in half
+        precision (sums of slices would round more often) and while a graph is
+        captured; else slices that cover the channels.
     """
     whole = [slice(0, channels)]
     if (
         torch.is_grad_enabled()
         or like.device.type != 'cpu'
+        or like.dtype not in (torch.float32, torch.float64)
         or torch.is_autocast_enabled('cpu')
         or torch.jit.is_tracing()
         or torch.compiler.is_compiling()
