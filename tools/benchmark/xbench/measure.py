@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from .model import Form, autocast
 
@@ -44,11 +44,16 @@ def flops(form: Form, x: Tensor) -> int:
     """
     form.module.eval()
     # The counter does not know the in-place product of inference in slices.
-    in_place = {torch.ops.aten.addmm_: addmm_flop}
+    in_place = {torch.ops.aten.addmm_: _addmm_flops}
     counter = FlopCounterMode(display=False, custom_mapping=in_place)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         form.logits(x)
     return counter.get_total_flops()
+
+
+def _addmm_flops(_out: Any, left: Any, right: Any, **_: Any) -> int:
+    """Operations of ``out.addmm_(left, right)`` from the shapes."""
+    return 2 * left[0] * left[1] * right[1]
 
 
 def forward_step(form: Form, x: Tensor, precision: str) -> Callable[[], Any]:
