@@ -46,48 +46,27 @@ tta_pipeline = [
         ],
     ),
 ]
+_data_set = dict(
+    type=dataset_type,
+    data_root=data_root,
+    modalities=modalities,
+    data_prefix=dict(seg_map_path='labels'),
+)
+_loader = dict(num_workers=2, persistent_workers=True)
+_test_loader = dict(
+    **_loader, batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False)
+)
 train_dataloader = dict(
+    **_loader,
     batch_size=4,
-    num_workers=2,
-    persistent_workers=True,
     sampler=dict(type='mmseg_xmodal.SeededInfiniteSampler', shuffle=True),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        modalities=modalities,
-        data_prefix=dict(
-            rgb='rgb/train', depth='depth/train', seg_map_path='labels/train'
-        ),
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(**_data_set, split='train', pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        modalities=modalities,
-        data_prefix=dict(rgb='rgb/val', depth='depth/val', seg_map_path='labels/val'),
-        pipeline=test_pipeline,
-    ),
+    **_test_loader, dataset=dict(**_data_set, split='val', pipeline=test_pipeline)
 )
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        modalities=modalities,
-        data_prefix=dict(
-            rgb='rgb/test', depth='depth/test', seg_map_path='labels/test'
-        ),
-        pipeline=test_pipeline,
-    ),
+    **_test_loader, dataset=dict(**_data_set, split='test', pipeline=test_pipeline)
 )
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore'])
 test_evaluator = val_evaluator
