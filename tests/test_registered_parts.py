@@ -35,7 +35,11 @@ FUSIONS = {
     'MeanFusion': dict(channels=8),
     'ConcatFusion': dict(channels=8, num_streams=2),
 }
-HEADS = {'CMXHead': HEAD, 'FastSegformerHead': HEAD}
+HEADS = {
+    'CMXHead': HEAD,
+    'CMNeXtHead': HEAD,
+    'FastSegformerHead': HEAD,
+}
 ELSEWHERE = {'ModalityPreprocessor', 'XModalTTAModel'}  # tests of their own
 
 

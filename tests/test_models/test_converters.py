@@ -11,9 +11,8 @@ import pytest
 import torch
 from mmengine.runner import load_checkpoint
 
-from mmseg_xmodal.models.converters import convert_cmx, convert_mit, load_state
-from mmseg_xmodal.models.converters.cmx import find_cmx_variant, official_cmx_keys
-from mmseg_xmodal.models.layers import MIT_VARIANTS
+from mmseg_xmodal.models.converters import convert_mit, convert_official, load_state
+from mmseg_xmodal.models.converters.cmx import CMX
 from mmseg_xmodal.registry import MODELS
 from tests.parity.fill import fill_state
 
@@ -38,47 +37,16 @@ def _tool(*args: object) -> subprocess.CompletedProcess:
     )
 
 
-def test_keys_are_those_of_the_official_code() -> None:
-    assert sorted(official_cmx_keys('mit_b0')) == sorted(SHAPES)
-    assert len(official_cmx_keys('mit_b2')) == 837
-
-
-@pytest.mark.parametrize('variant', MIT_VARIANTS)
-def test_every_size_loads_strictly(variant: str) -> None:
-    """By key; on the meta device, so that MiT-B5 costs nothing."""
-    with torch.device('meta'):
-        model = MODELS.build(
-            dict(
-                type='mmseg.EncoderDecoder',
-                backbone=dict(
-                    type='mmseg_xmodal.CMX',
-                    modalities=dict(rgb=dict(channels=3), x=dict(channels=3)),
-                    variant=variant,
-                ),
-                decode_head=dict(
-                    type='mmseg_xmodal.CMXHead',
-                    in_channels=MIT_VARIANTS[variant].embed_dims,
-                    num_classes=3,
-                ),
-            )
-        )
-    state = {key: torch.zeros(1) for key in official_cmx_keys(variant)}
-    for i, dim in enumerate(MIT_VARIANTS[variant].embed_dims, 1):
-        state[f'backbone.patch_embed{i}.proj.weight'] = torch.zeros(dim, 1)
-    assert find_cmx_variant(state) == variant
-    assert set(convert_cmx(state)) == set(model.state_dict())
-
-
 def test_missing_and_extra_keys_are_listed(official: dict) -> None:
     less = dict(official)
     del less['backbone.FRMs.2.channel_weights.mlp.0.bias']
-    with pytest.raises(ValueError, match=r'1 keys are missing.*FRMs\.2\.channel_w'):
-        convert_cmx(less)
+    with pytest.raises(ValueError, match=r'1 keys are missing.*rectify\.channel_w'):
+        convert_official(CMX, less)
     more = official | {'aux_head.conv.weight': torch.zeros(1)}
     with pytest.raises(ValueError, match=r'1 keys are not expected.*aux_head\.conv'):
-        convert_cmx(more)
-    with pytest.raises(ValueError, match=r'no official CMX.*\(0, 0, 0, 0\).*mit_b0'):
-        convert_cmx({'conv1.weight': torch.zeros(1)})
+        convert_official(CMX, more)
+    with pytest.raises(ValueError, match=r'no official CMX.*size None.*patch_embed1-4'):
+        convert_official(CMX, {'conv1.weight': torch.zeros(1)})
 
 
 def test_mit_layouts_are_checked() -> None:
@@ -132,6 +100,7 @@ def test_command_line(official: dict, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert "variant='mit_b0'" in done.stdout
     assert 'num_classes=40' in done.stdout
+    assert "order='bgr'" in done.stdout
     modalities = dict(rgb=dict(channels=3), x=dict(channels=3))
     model = MODELS.build(
         dict(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from ..layers.mit import MIT_VARIANTS
 from .io import shorten
 
 _LEAF = r'(?P<leaf>weight|bias)'
@@ -64,6 +65,30 @@ def segformer_key(key: str) -> str | None:
             found = match.groupdict()
             place = target.format(**found)
             return f'stages.{int(found["s"]) - 1}.{place}.{found["leaf"]}'
+    return None
+
+
+def find_mit_variant(state: Mapping[str, Tensor], prefix: str = '') -> str | None:
+    """Tell the MiT size of weights in the official SegFormer layout from their shapes.
+
+    Args:
+        state: Key to tensor.
+        prefix: Before ``patch_embed1`` and ``block1``, such as ``'backbone.'``.
+
+    Returns:
+        ``'mit_b0'`` to ``'mit_b5'``, or None when it is none of them.
+    """
+    dims, depths = [], []
+    start = re.escape(prefix)
+    for stage in range(1, 5):
+        weight = state.get(f'{prefix}patch_embed{stage}.proj.weight')
+        dims.append(0 if weight is None else weight.shape[0])
+        pattern = re.compile(rf'{start}block{stage}\.(\d+)\..+')
+        found = {m[1] for m in map(pattern.fullmatch, state) if m}
+        depths.append(len(found))
+    for name, size in MIT_VARIANTS.items():
+        if (size.embed_dims, size.depths) == (tuple(dims), tuple(depths)):
+            return name
     return None
 
 

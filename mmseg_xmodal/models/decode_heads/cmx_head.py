@@ -3,161 +3,41 @@
 Paper: CMX, 2022, https://arxiv.org/abs/2203.04838. Official code:
 https://github.com/huaaaliu/RGBX_Semantic_Segmentation (MIT).
 
-Difference that changes no number: the published form upsamples four maps of E channels,
-concatenates them and convolves 4E to E at full size. Here each level's ``linear_c`` and
-its slice of ``linear_fuse`` are one matrix, applied at the level's own size (see
-:mod:`mmseg_xmodal.models.layers.resize_linear`); in eval mode the BN is folded in too.
-The parameters, and so the state dict, are the published ones.
+Difference that changes no number: see :mod:`.mlp_head`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from mmcv.cnn import build_norm_layer
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from mmseg_xmodal.registry import MODELS
 
-from ..layers.resize_linear import (
-    classify_sum,
-    fold_norm,
-    is_foldable,
-    pointwise,
-    sum_of_levels,
-)
-from ..layers.slices import is_plain
-from ..layers.tokens import to_map, to_tokens
-
-
-class _Projection(nn.Module):
-    """Holds a linear layer under its published key."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(in_channels, channels)
+from .mlp_head import MLPDecodeHead
 
 
 @MODELS.register_module()
-class CMXHead(BaseDecodeHead):
-    """MLP decoder: four levels to E channels, fused by a 1x1 convolution, BN, ReLU.
-
-    It differs from mmseg's ``SegformerHead``: no norm nor activation per level, and
-    the levels are concatenated from the last to the first.
+class CMXHead(MLPDecodeHead):
+    """MLP decoder whose fusing convolution (``linear_fuse.0``) has a bias.
 
     The default BN eps is 1e-5, which the official evaluation uses; official training
     uses 1e-3 (``norm_cfg=dict(type='BN', eps=1e-3)``).
 
     Args:
-        in_channels: Channels of the four levels.
-        channels: E, 512 in the paper.
-        norm_cfg: Norm layer; None = BN.
-        in_index: Which maps of the backbone are the levels.
-        init_cfg: As in mmengine; None = the official one.
-        kwargs: Of mmseg's ``BaseDecodeHead``, such as ``num_classes``.
-
-    Shape:
-        - input: four maps (B, in_channels[i], h_i, w_i), the largest first.
-        - output: logits (B, out_channels, h_0, w_0)
-
-    Raises:
-        ValueError: If there are not four levels.
+        kwargs: See :class:`MLPDecodeHead`.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        channels: int = 512,
-        *,
-        norm_cfg: dict | None = None,
-        in_index: Sequence[int] = (0, 1, 2, 3),
-        init_cfg: dict | list | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if len(in_channels) != 4 or len(in_index) != 4:
-            raise ValueError(
-                f'CMXHead has in_channels={tuple(in_channels)} and '
-                f'in_index={tuple(in_index)}, expected four of each. Change '
-                'decode_head in the config.'
-            )
-        super().__init__(
-            in_channels=list(in_channels),
-            channels=channels,
-            in_index=list(in_index),
-            input_transform='multiple_select',
-            norm_cfg=norm_cfg or dict(type='BN', requires_grad=True),
-            init_cfg=init_cfg
-            or dict(
-                type='Kaiming',
-                layer='Conv2d',
-                a=0,
-                mode='fan_in',
-                nonlinearity='relu',
-                distribution='normal',
-            ),
-            **kwargs,
-        )
-        # The published name of the classifier is linear_pred.
-        del self.conv_seg
-        for i, width in enumerate(in_channels):
-            self.add_module(f'linear_c{i + 1}', _Projection(width, channels))
-        self.linear_fuse = nn.Sequential(
+    def _build_fuse(self, channels: int) -> nn.Module:
+        return nn.Sequential(
             nn.Conv2d(4 * channels, channels, 1),
             build_norm_layer(self.norm_cfg, channels)[1],
             nn.ReLU(inplace=True),
         )
-        self.linear_pred = nn.Conv2d(channels, self.out_channels, 1)
 
-    def _matrices(self) -> tuple[list[Tensor], Tensor]:
-        """One matrix per level, and one bias: ``linear_fuse`` after ``linear_c``.
-
-        The products are small: under AMP they keep full precision.
-        """
-        fuse: Any = self.linear_fuse[0]
-        slices = fuse.weight.flatten(1).chunk(4, 1)[::-1]
-        layers = [getattr(self, f'linear_c{i + 1}').proj for i in range(4)]
-        pairs = list(zip(slices, layers, strict=True))
-        with torch.autocast(fuse.weight.device.type, enabled=False):
-            weights = [part @ layer.weight for part, layer in pairs]
-            biases = [part @ layer.bias for part, layer in pairs]
-        return weights, fuse.bias + torch.stack(biases).sum(0)
-
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Return the logits at the size of the first level."""
-        feats = self._transform_inputs(inputs)
-        projections = [getattr(self, f'linear_c{i + 1}').proj for i in range(4)]
-        if not is_plain(self.linear_fuse[0], *projections):
-            return self._published(feats, projections)
-        norm, activate = self.linear_fuse[1], self.linear_fuse[2]
-        weights, bias = self._matrices()
-        if is_foldable(norm, self.dropout) and not self.training:
-            weights, bias = fold_norm(weights, bias, norm)
-            return classify_sum(
-                feats, weights, bias, self.linear_pred, self.align_corners
-            ).contiguous()
-        x = sum_of_levels(feats, weights, bias, self.align_corners)
-        return self.cls_seg(activate(norm(x))).contiguous()
-
-    def _published(self, feats: Sequence[Tensor], projections: list) -> Tensor:
-        """The published order, for layers that are more than their weights (LoRA)."""
-        size = feats[0].shape[2:]
-        levels = [
-            F.interpolate(
-                to_map(proj(to_tokens(feat)), (feat.shape[2], feat.shape[3])),
-                size,
-                mode='bilinear',
-                align_corners=self.align_corners,
-            )
-            for feat, proj in zip(feats, projections, strict=True)
-        ]
-        return self.cls_seg(self.linear_fuse(torch.cat(levels[::-1], 1))).contiguous()
-
-    def cls_seg(self, feat: Tensor) -> Tensor:
-        """Classify each pixel, after dropout of whole channels."""
-        if self.dropout is not None:
-            feat = self.dropout(feat)
-        return pointwise(self.linear_pred, feat)
+    @property
+    def fuse_layers(self) -> tuple[Any, nn.Module]:
+        """The convolution and the norm of ``linear_fuse``."""
+        fuse: Any = self.linear_fuse
+        return fuse[0], fuse[1]

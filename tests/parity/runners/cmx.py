@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmseg_xmodal.models.converters.cmx import cmx_key, convert_cmx
+from mmseg_xmodal.models.converters import convert_official
+from mmseg_xmodal.models.converters.cmx import CMX, cmx_key
 from mmseg_xmodal.models.layers.mit import MIT_VARIANTS
 from mmseg_xmodal.registry import MODELS
 
@@ -92,7 +93,7 @@ def run_cmx(fixture: Fixture) -> dict[str, Tensor]:
     check_eps(model, fixture)
     outputs: dict[str, Tensor] = {}
     for case in fixture.meta['cases']:
-        converted = convert_cmx(fixture.official_state(case))
+        converted = convert_official(CMX, fixture.official_state(case))
         model.load_state_dict(converted, strict=True)
         inputs = fixture.inputs(case)
         stack = torch.cat([inputs[name] for name in STREAMS], 1)
