@@ -1,5 +1,6 @@
 """Checkpoint converters: strictness, messages, the command line."""
 
+import argparse
 import json
 import os
 import pickle
@@ -11,7 +12,12 @@ import pytest
 import torch
 from mmengine.runner import load_checkpoint
 
-from mmseg_xmodal.models.converters import convert_mit, convert_official, load_state
+from mmseg_xmodal.models.converters import (
+    Official,
+    convert_mit,
+    convert_official,
+    load_state,
+)
 from mmseg_xmodal.models.converters.cmx import CMX
 from mmseg_xmodal.registry import MODELS
 from tests.parity.fill import fill_state
@@ -132,3 +138,56 @@ def test_command_line_says_what_is_wrong(official: dict, tmp_path) -> None:
     assert 'got (512, 1024, 1, 1), expected (512, 2048, 1, 1)' in done.stderr
     assert 'Traceback' not in done.stderr
     assert not target.exists()
+
+
+def test_config_of_another_variant_is_named(official: dict, tmp_path) -> None:
+    source, target = tmp_path / 'in.pth', tmp_path / 'ours.pth'
+    torch.save(official, source)
+    config = 'configs/cmx/cmx_mit-b2_1xb4-1k_vizdoom-120x160.py'
+    done = _tool('cmx', source, target, '--config', config)
+    assert done.returncode == 1
+    assert f'do not fit the model of {config}' in done.stderr
+    assert 'keys that it needs are missing' in done.stderr
+    assert "variant='mit_b0'" in done.stderr
+    assert not target.exists()
+
+
+def test_another_method_is_recognised(official: dict) -> None:
+    nothing = Official('none', 'official Nothing', _refuse, lambda key, value: None)
+    with pytest.raises(ValueError, match=r'no Nothing.*looks like official CMX .*cmx'):
+        convert_official(nothing, official)
+
+
+def _refuse(state):
+    raise ValueError('This is no Nothing.')
+
+
+def test_pickled_code_runs_only_when_asked_for(official: dict, tmp_path) -> None:
+    source, target = tmp_path / 'in.pth', tmp_path / 'ours.pth'
+    torch.save(dict(model=official, arguments=argparse.Namespace(lr=1)), source)
+    done = _tool('cmx', source, target)
+    assert done.returncode == 1
+    assert 'argparse.Namespace' in done.stderr
+    assert '--allow-pickle' in done.stderr
+    done = _tool('cmx', source, target, '--allow-pickle')
+    assert done.returncode == 0, done.stderr
+    assert len(torch.load(target, weights_only=True)['state_dict']) == len(official)
+
+
+def test_weights_of_another_size_name_it(official: dict, tmp_path) -> None:
+    rgb = {
+        key.removeprefix('backbone.'): value
+        for key, value in official.items()
+        if key.startswith(('backbone.patch', 'backbone.block', 'backbone.norm'))
+    }
+    torch.save(rgb, tmp_path / 'mit.pth')
+    model = MODELS.build(
+        dict(
+            type='mmseg_xmodal.CMX',
+            modalities=dict(rgb=dict(channels=3), x=dict(channels=3)),
+            variant='mit_b1',
+            pretrained=str(tmp_path / 'mit.pth'),
+        )
+    )
+    with pytest.raises(ValueError, match=r"other shapes.*fits variant='mit_b0'"):
+        model.init_weights()

@@ -10,13 +10,56 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from mmseg_xmodal.models.converters import OFFICIAL, convert_official, load_state
+from mmseg_xmodal.models.converters.io import shorten
+from mmseg_xmodal.registry import MODELS
+
+
+def check_config(
+    path: str, state: Mapping[str, torch.Tensor], fitting: Mapping[str, Any]
+) -> None:
+    """Raise unless a state dict loads strictly into the model of a config.
+
+    Args:
+        path: Of the config.
+        state: Converted weights.
+        fitting: Config of the model that they fit, for the message.
+
+    Raises:
+        ValueError: If keys or shapes differ.
+    """
+    config = Config.fromfile(path)
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    with torch.device('meta'):
+        own = MODELS.build(config.model).state_dict()
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    shapes = [
+        f'{key}: file {tuple(state[key].shape)}, model {tuple(own[key].shape)}'
+        for key in own.keys() & state.keys()
+        if state[key].shape != own[key].shape
+    ]
+    if missing or extra or shapes:
+        raise ValueError(
+            f'The weights do not fit the model of {path}: {len(missing)} keys that it '
+            f'needs are missing {shorten(missing, 5)}, {len(extra)} it does not have '
+            f'{shorten(extra, 5)}, {len(shapes)} shapes differ {shorten(shapes, 5)}. '
+            f'They fit backbone={_brief(fitting["backbone"])}, '
+            f'decode_head={_brief(fitting["decode_head"])}. Change the config or the '
+            'file.'
+        )
+
+
+def _brief(config: Mapping[str, Any]) -> str:
+    return 'dict(' + ', '.join(f'{k}={v!r}' for k, v in config.items()) + ')'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,16 +70,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('method', choices=sorted(OFFICIAL))
     parser.add_argument('source', help='published checkpoint')
     parser.add_argument('target', type=Path, help='file to write')
+    parser.add_argument(
+        '--config', help='check that the result loads strictly into its model'
+    )
+    parser.add_argument(
+        '--allow-pickle',
+        action='store_true',
+        help='run code that is pickled in the source, as if it were a program',
+    )
     args = parser.parse_args(argv)
     try:
         official = OFFICIAL[args.method]
-        source = load_state(args.source)
+        source = load_state(args.source, args.allow_pickle)
         state = convert_official(official, source)
+        model = official.config(source)
+        if args.config:
+            check_config(args.config, state, model)
     except (ValueError, FileNotFoundError) as error:
         print(f'convert.py: {error}', file=sys.stderr)
         return 1
     args.target.parent.mkdir(parents=True, exist_ok=True)
-    model = official.config(source)
     torch.save(
         dict(state_dict=state, meta=dict(source=official.title, model=model)),
         args.target,

@@ -88,15 +88,18 @@ def _fit_first_conv(
     return f'{old.shape[1]} to {new} channels by {mode!r}'
 
 
-def _check(name: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _check(
+    name: str, module: nn.Module, state: Mapping[str, Tensor], fits: str
+) -> None:
     """Raise unless every tensor of ``module`` is in ``state`` with its shape."""
+    hint = f' The file fits {fits}.' if fits else ''
     own = module.state_dict()
     missing = [k for k in own if k not in state and 'num_batches_tracked' not in k]
     if missing:
         raise ValueError(
             f'The checkpoint lacks {len(missing)} of {len(own)} tensors of stream '
             f'{name!r}: {shorten(missing)}. Choose the checkpoint of the same '
-            'backbone and variant.'
+            f'backbone and variant.{hint}'
         )
     wrong = [
         f'{k}: got {tuple(state[k].shape)}, expected {tuple(v.shape)}'
@@ -106,7 +109,8 @@ def _check(name: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
     if wrong:
         raise ValueError(
             f'{len(wrong)} tensors of stream {name!r} have other shapes: '
-            f'{shorten(wrong, 5)}. Choose the checkpoint of the same variant.'
+            f'{shorten(wrong, 5)}. Choose the checkpoint of the same '
+            f'variant.{hint}'
         )
 
 
@@ -157,7 +161,7 @@ def initialise_streams(
         what = _fit_first_conv(name, module, state, mode)
         if what is not None:
             adapted[name] = what
-        _check(name, module, state)
+        _check(name, module, state, converted.fits)
         own = module.state_dict().keys()
         fitting = {key: value for key, value in state.items() if key in own}
         module.load_state_dict(fitting, strict=False)
@@ -166,7 +170,8 @@ def initialise_streams(
     if unused and converted.complete:
         raise ValueError(
             f'{path!r} has {len(unused)} tensors that the backbone lacks: '
-            f'{shorten(sorted(unused))}. Choose the checkpoint of the same variant.'
+            f'{shorten(sorted(unused))}. Choose the checkpoint of the same variant'
+            f'{f"; the file fits {converted.fits}" if converted.fits else ""}.'
         )
     skipped = (*converted.skipped, *(k for k in converted.state if k in unused))
     report = InitReport(str(path), converted.layout, loaded, skipped, adapted)

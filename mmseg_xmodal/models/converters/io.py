@@ -15,11 +15,13 @@ from mmseg_xmodal import compat
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'module')
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> Any:
     """Load a file or URL with ``weights_only=True``.
 
     Args:
         path: Local file, or an http(s) address (cached by torch hub).
+        allow_pickle: Run whatever code is pickled in the file. Only for files that
+            you would run as a program.
 
     Returns:
         What the file holds.
@@ -32,7 +34,7 @@ def read_checkpoint(path: str | Path) -> Any:
     try:
         if text.startswith(('http://', 'https://')):
             return torch.hub.load_state_dict_from_url(
-                text, map_location='cpu', weights_only=True
+                text, map_location='cpu', weights_only=not allow_pickle
             )
         if not Path(text).is_file():
             raise FileNotFoundError(
@@ -40,13 +42,13 @@ def read_checkpoint(path: str | Path) -> Any:
             )
         # Anew: the forks' loader takes its safe globals, ours among them, away again.
         compat.allow_mmengine_checkpoints()
-        return torch.load(text, map_location='cpu', weights_only=True)
+        return torch.load(text, map_location='cpu', weights_only=not allow_pickle)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(
             f'{text!r} cannot be read as a checkpoint of plain tensors: '
             f'{_first_line(error)}. Files with pickled code are refused. If you trust '
-            'the file, open it yourself and save only its state dict: '
-            "torch.save(checkpoint['model'], 'weights.pth')."
+            'its author as much as a program of his, convert.py --allow-pickle reads '
+            'it, and what that writes holds tensors only.'
         ) from error
 
 
@@ -56,7 +58,7 @@ def _first_line(error: Exception) -> str:
     return (wanted or lines or [type(error).__name__])[0].rstrip('.')
 
 
-def load_state(path: str | Path) -> dict[str, Tensor]:
+def load_state(path: str | Path, allow_pickle: bool = False) -> dict[str, Tensor]:
     """Read the state dict of a checkpoint.
 
     Wrappers (``state_dict``, ``model``, ...) and the prefix ``module.`` of DDP are
@@ -64,6 +66,7 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: See :func:`read_checkpoint`.
+        allow_pickle: See :func:`read_checkpoint`.
 
     Returns:
         Name to tensor.
@@ -72,7 +75,7 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds no state dict.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, allow_pickle)
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

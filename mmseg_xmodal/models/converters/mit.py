@@ -42,12 +42,14 @@ class Converted:
         skipped: Keys of the source that have no place in ours (the classifier).
         complete: Every tensor of ``state`` must find its place; one that does not
             means another size of the network.
+        fits: Which network the weights are of, in words, for messages.
     """
 
     state: dict[str, Tensor]
     layout: str
     skipped: tuple[str, ...] = ()
     complete: bool = False
+    fits: str = ''
 
 
 def segformer_key(key: str) -> str | None:
@@ -78,14 +80,25 @@ def find_mit_variant(state: Mapping[str, Tensor], prefix: str = '') -> str | Non
     Returns:
         ``'mit_b0'`` to ``'mit_b5'``, or None when it is none of them.
     """
-    dims, depths = [], []
     start = re.escape(prefix)
-    for stage in range(1, 5):
-        weight = state.get(f'{prefix}patch_embed{stage}.proj.weight')
+    return _find_variant(
+        state,
+        f'{prefix}patch_embed{{}}.proj.weight',
+        rf'{start}block{{}}\.(\d+)\..+',
+        1,
+    )
+
+
+def _find_variant(
+    state: Mapping[str, Tensor], patch: str, block: str, first: int
+) -> str | None:
+    """Size by the widths at ``patch`` and the blocks that match ``block``, by stage."""
+    dims, depths = [], []
+    for stage in range(first, first + 4):
+        weight = state.get(patch.format(stage))
         dims.append(0 if weight is None else weight.shape[0])
-        pattern = re.compile(rf'{start}block{stage}\.(\d+)\..+')
-        found = {m[1] for m in map(pattern.fullmatch, state) if m}
-        depths.append(len(found))
+        pattern = re.compile(block.format(stage))
+        depths.append(len({m[1] for m in map(pattern.fullmatch, state) if m}))
     for name, size in MIT_VARIANTS.items():
         if (size.embed_dims, size.depths) == (tuple(dims), tuple(depths)):
             return name
@@ -194,4 +207,11 @@ def convert_mit(state: Mapping[str, Tensor]) -> Converted:
             f'{len(unknown)} keys fit no rule of the MiT layout {layout!r}: '
             f'{shorten(unknown)}. Expected a plain MiT; change the checkpoint.'
         )
-    return Converted(converted, layout, tuple(skipped), complete=True)
+    size = _find_variant(
+        converted,
+        'stages.{}.patch_embed.proj.weight',
+        r'stages\.{}\.blocks\.(\d+)\..+',
+        0,
+    )
+    fits = f'variant={size!r}' if size else ''
+    return Converted(converted, layout, tuple(skipped), complete=True, fits=fits)
