@@ -1,0 +1,141 @@
+"""Attention between maps inside windows, with masked keys.
+
+Each window of the query map attends to the same window of one or several key maps (one
+per modality). The softmax runs over all of them together.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def windowed_cross_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | tuple[int, int],
+    key_mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """Attend inside windows that tile the map from the top left.
+
+    Windows at the right and bottom border may be incomplete; what is missing is no key.
+    Shifted windows: roll the maps before and the result after.
+
+    Args:
+        q: Queries.
+        k: Keys of one map, or of M maps on an axis of their own.
+        v: Values, as the keys; their channels may differ.
+        window: Height and width of a window, in places.
+        key_mask: Boolean, true where a key may be attended to. A query whose every key
+            is masked gives zero.
+        scale: Factor of the scores; 1 / sqrt(D) if not given.
+
+    Shape:
+        - q: (B, H, W, heads, D)
+        - k: (B, H, W, heads, D) or (B, M, H, W, heads, D)
+        - v: as k, with Dv in place of D
+        - key_mask: (B, H, W) or (B, M, H, W), as k
+        - output: (B, H, W, heads, Dv)
+
+    Raises:
+        TypeError: For a mask that is not boolean, or differing dtypes.
+        ValueError: For shapes that do not add up.
+    """
+    height, width = (window, window) if isinstance(window, int) else window
+    _check(q, k, v, (height, width), key_mask)
+    if k.dim() == 5:
+        k, v = k.unsqueeze(1), v.unsqueeze(1)
+        key_mask = None if key_mask is None else key_mask.unsqueeze(1)
+    b, h, w, heads, _ = q.shape
+    bottom, right = -h % height, -w % width
+    if bottom or right:
+        if key_mask is None:
+            key_mask = torch.ones(k.shape[:4], dtype=torch.bool, device=q.device)
+        pad = (0, 0, 0, 0, 0, right, 0, bottom)
+        q, k, v = F.pad(q, pad), F.pad(k, pad), F.pad(v, pad)
+        key_mask = F.pad(key_mask, (0, right, 0, bottom))
+    windows = (height, width)
+    out = _attend(
+        _partition(q.unsqueeze(1), windows),
+        _partition(k, windows),
+        _partition(v, windows),
+        None if key_mask is None else _partition_mask(key_mask, windows),
+        scale,
+    )
+    rows, columns = (h + bottom) // height, (w + right) // width
+    out = out.view(b, rows, columns, heads, height, width, v.shape[-1])
+    out = out.permute(0, 1, 4, 2, 5, 3, 6)
+    out = out.reshape(b, h + bottom, w + right, heads, v.shape[-1])
+    return out[:, :h, :w]
+
+
+def _partition(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """(B, M, H, W, heads, D) -> (B * windows, heads, M * places, D)."""
+    b, m, h, w, heads, channels = x.shape
+    x = x.reshape(
+        b, m, h // window[0], window[0], w // window[1], window[1], heads, channels
+    )
+    x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return x.reshape(-1, heads, m * window[0] * window[1], channels)
+
+
+def _partition_mask(mask: Tensor, window: tuple[int, int]) -> Tensor:
+    """(B, M, H, W) -> (B * windows, 1, 1, M * places)."""
+    return _partition(mask[..., None, None], window).transpose(-1, -2)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None
+) -> Tensor:
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    # A row without a key would be 0 / 0: it attends to all, and is zeroed afterwards.
+    # What is masked may hold anything, NaN too, and 0 * NaN is NaN: it is replaced.
+    some = mask.any(dim=-1, keepdim=True)
+    gone = ~mask.transpose(-1, -2)
+    k, v = k.masked_fill(gone, 0), v.masked_fill(gone, 0)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~some, scale=scale)
+    return out.masked_fill(~some, 0)
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], key_mask: Tensor | None
+) -> None:
+    name = 'windowed_cross_attention'
+    if min(window) < 1:
+        raise ValueError(f'{name}: window got {window}, expected at least (1, 1).')
+    if q.dim() != 5:
+        raise ValueError(
+            f'{name}: q got the shape {tuple(q.shape)}, expected 5 axes '
+            '(B, H, W, heads, D).'
+        )
+    b, h, w, heads, channels = q.shape
+    maps = (k.shape[1],) if k.dim() == 6 else ()
+    if tuple(k.shape) != (b, *maps, h, w, heads, channels):
+        raise ValueError(
+            f'{name}: k got the shape {tuple(k.shape)}, expected '
+            f'{(b, h, w, heads, channels)} as q, or one more axis M after the first.'
+        )
+    if tuple(v.shape[:-1]) != tuple(k.shape[:-1]):
+        raise ValueError(
+            f'{name}: v got the shape {tuple(v.shape)}, expected that of k '
+            f'{tuple(k.shape)} up to the channels.'
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise TypeError(
+            f'{name}: q, k and v got {q.dtype}, {k.dtype} and {v.dtype}, expected one '
+            'dtype.'
+        )
+    if key_mask is None:
+        return
+    if key_mask.dtype != torch.bool:
+        raise TypeError(f'{name}: key_mask got {key_mask.dtype}, expected torch.bool.')
+    if tuple(key_mask.shape) != (b, *maps, h, w):
+        raise ValueError(
+            f'{name}: key_mask got the shape {tuple(key_mask.shape)}, expected '
+            f'{(b, *maps, h, w)}.'
+        )

@@ -1,0 +1,128 @@
+"""The operators under ``opcheck``, ``torch.compile`` and ``torch.export``."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from torch import nn
+
+from mmseg_xmodal import ops
+
+from .inputs import LEVELS, msda_inputs
+
+FLAT = [side for shape in LEVELS for side in shape]
+
+
+def criss_cross_inputs(grad=False):
+    torch.manual_seed(0)
+    sizes = [(2, 3, 4, 5), (2, 3, 4, 5), (2, 6, 4, 5)]
+    return [torch.randn(s, dtype=torch.float64, requires_grad=grad) for s in sizes]
+
+
+def test_msda_operators():
+    inputs = [x.requires_grad_() for x in msda_inputs()]
+    arguments = (inputs[0], FLAT, inputs[1], inputs[2], 'torch')
+    torch.library.opcheck(torch.ops.xmodal.msda.default, arguments)
+    grad = torch.randn(2, 7, 10, dtype=torch.float64, requires_grad=True)
+    for needs in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(
+            torch.ops.xmodal.msda_backward.default, (grad, *arguments, *needs)
+        )
+
+
+def test_criss_cross_operators():
+    inputs = criss_cross_inputs(grad=True)
+    torch.library.opcheck(torch.ops.xmodal.criss_cross.default, (*inputs, 0.5))
+    out, total = torch.ops.xmodal.criss_cross(*inputs, 0.5)
+    arguments = (torch.randn_like(out), *inputs, out, total, 0.5)
+    arguments = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
+    torch.library.opcheck(
+        torch.ops.xmodal.criss_cross_backward.default, tuple(arguments)
+    )
+
+
+class Msda(nn.Module):
+    def forward(self, value, locations, weights):
+        weights = weights.flatten(3).softmax(-1).view_as(weights)
+        return ops.multi_scale_deformable_attention(value, LEVELS, locations, weights)
+
+
+class CrissCross(nn.Module):
+    def forward(self, q, k, v):
+        return ops.criss_cross_attention(q * 2, k, v)
+
+
+class Windowed(nn.Module):
+    def forward(self, q, k, v):
+        return ops.windowed_cross_attention(q * 2, k, v, 3)
+
+
+class Modality(nn.Module):
+    def forward(self, q, k, v, mask):
+        return ops.modality_attention(q * 2, k, v, mask)
+
+
+def cases():
+    maps = [torch.randn(1, 5, 7, 2, 4, dtype=torch.float64) for _ in range(3)]
+    tokens = torch.randn(2, 3, 6, 2, 4, dtype=torch.float64)
+    mask = torch.rand(2, 3, 6) > 0.3
+    return {
+        'msda': (Msda(), msda_inputs()),
+        'criss_cross': (CrissCross(), criss_cross_inputs()),
+        'windowed': (Windowed(), maps),
+        'modality': (Modality(), (tokens[:, 0], tokens, tokens, mask)),
+    }
+
+
+NAMES = ['msda', 'criss_cross', 'windowed', 'modality']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_compiles_without_a_graph_break(name):
+    torch.manual_seed(0)
+    module, inputs = cases()[name]
+    leaves = [x.requires_grad_() for x in inputs if x.is_floating_point()]
+    compiled = torch.compile(module, fullgraph=True, backend='aot_eager')
+    got, want = compiled(*inputs), module(*inputs)
+    torch.testing.assert_close(got, want)
+    cotangent = torch.randn_like(want)
+    for a, b in zip(
+        torch.autograd.grad(got, leaves, cotangent),
+        torch.autograd.grad(want, leaves, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_exports_to_plain_operations(name):
+    """The exported graph holds operations of ATen only, as an exporter needs them."""
+    torch.manual_seed(0)
+    module, inputs = cases()[name]
+    program = torch.export.export(module, tuple(inputs))
+    torch.testing.assert_close(program.module()(*inputs), module(*inputs))
+    targets = [str(n.target) for n in program.graph.nodes if n.op == 'call_function']
+    assert targets
+    assert not [t for t in targets if t.startswith('xmodal')]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_exports_to_onnx(name):
+    for package in ('onnx', 'onnxscript', 'onnxruntime'):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f'{package} is not installed')
+    import onnxruntime
+
+    torch.manual_seed(0)
+    module, inputs = cases()[name]
+    inputs = [x.float() if x.is_floating_point() else x for x in inputs]
+    program = torch.onnx.export(module, tuple(inputs), dynamo=True)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [i.name for i in session.get_inputs()]
+    feed = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
+    (got,) = session.run(None, feed)
+    torch.testing.assert_close(
+        torch.from_numpy(got), module(*inputs), rtol=1e-4, atol=1e-5
+    )
