@@ -16,6 +16,8 @@ export PYTHON TORCH XMODAL_WHEELS
 # Two processes at a time, one thread each: more threads would fight for two cores.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+# On a CPU torchvision may have its Python part only (tools/setup_venv.sh): enough here.
+export PYTHONWARNINGS ?= ignore:Failed to load image Python extension
 
 ONEDL := $(VENV)/.ready
 OPENMMLAB := $(VENV_OPENMMLAB)/.ready

@@ -52,6 +52,38 @@ def require_stack() -> None:
         )
 
 
+def import_extra(name: str, extra: str) -> Any:
+    """Import an optional package.
+
+    By name, so that neither mypy nor a plain import of ours needs it.
+
+    Args:
+        name: Module, such as ``'timm'``.
+        extra: Extra of ours that brings it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it is absent or broken, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError) as error:
+        hint = ''
+        if 'torchvision' in str(error):
+            # timm needs torchvision's Python part; the wheel for CUDA cannot be
+            # imported beside a torch for the CPU, and fails with a RuntimeError.
+            hint = (
+                ' Beside a torch for the CPU, torchvision must be one for the CPU: pip '
+                'install torchvision --index-url https://download.pytorch.org/whl/cpu'
+            )
+        raise ImportError(
+            f'{name} cannot be imported ({error}). It comes with '
+            f"pip install 'mmseg_xmodal[{extra}]'.{hint}"
+        ) from error
+
+
 def warn_untested_versions() -> list[str]:
     """Warn, never fail, about installed versions outside the tested set.
 

@@ -11,6 +11,9 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import INFERENCERS as MMENGINE_INFERENCERS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+)
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import Registry
@@ -41,6 +44,10 @@ DATA_SAMPLERS = _child('data sampler', MMENGINE_DATA_SAMPLERS, 'datasets.sampler
 HOOKS = _child('hook', MMENGINE_HOOKS, 'engine')
 # test loops over subsets of the modalities
 LOOPS = _child('loop', MMENGINE_LOOPS, 'engine')
+# which parameters decay, and how fast each learns
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine'
+)
 # panels with every modality
 VISUALIZERS = _child('visualizer', MMENGINE_VISUALIZERS, 'visualization')
 # inference from files
@@ -53,6 +60,7 @@ __all__ = [
     'DATA_SAMPLERS',
     'HOOKS',
     'LOOPS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
     'VISUALIZERS',
     'INFERENCERS',
 ]

@@ -10,21 +10,43 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_xmodal import registry
+from tests.test_models.helpers import require
 
 ROOT = Path(__file__).resolve().parents[1]
 MODALITIES = dict(rgb=dict(channels=3, order='rgb'), depth=dict(channels=1))
 TINY = dict(embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
+SWIN = dict(embed_dim=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 4), window=3)
+EVEN = TINY | dict(num_heads=(1, 2, 2, 4))  # DFormer divides half the channels
 HEAD = dict(in_channels=[8, 16, 24, 32], in_index=[0, 1, 2, 3], channels=16)
 HEAD.update(num_classes=3, dropout_ratio=0.0)
 MIT = dict(type='mmseg_xmodal.MixTransformer', variant=TINY)
 
 # Arguments of each model part. A new part without an entry here fails below.
 BACKBONES = {
+    'CMNeXt': dict(modalities=MODALITIES, variant=TINY),
     'CMX': dict(modalities=MODALITIES, variant=TINY),
+    'CMXSwin': dict(modalities=MODALITIES, variant=SWIN),
+    'DFormer': dict(modalities=MODALITIES, variant=EVEN),
+    'DFormerv2': dict(modalities=MODALITIES, variant=TINY),
+    'GeminiFusion': dict(modalities=MODALITIES, variant=TINY),
+    'TokenFusion': dict(modalities=MODALITIES, variant=TINY, score_norm=False),
+    'HFStream': dict(
+        config=dict(
+            model_type='convnext', hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]
+        ),
+        in_channels=4,
+    ),
+    'MMSFormer': dict(modalities=MODALITIES, variant=TINY, extra_variant=TINY),
+    'StitchFusion': dict(modalities=MODALITIES, variant=TINY),
     'MultiStreamBackbone': dict(
         modalities=MODALITIES,
         backbone=MIT,
         fusion=dict(type='mmseg_xmodal.ConcatFusion'),
+    ),
+    'TimmStream': dict(
+        model='convnext_atto',
+        model_args=dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32)),
+        in_channels=4,
     ),
     'MixTransformer': dict(variant=TINY, in_channels=4),
 }
@@ -33,14 +55,35 @@ FUSIONS = {
     'FeatureRectifyModule': dict(channels=8),
     'FeatureFusionModule': dict(channels=8),
     'MeanFusion': dict(channels=8),
+    'PixelPairFusion': dict(channels=8),
     'ConcatFusion': dict(channels=8, num_streams=2),
+    'SelfQueryHub': dict(channels=8, num_streams=2),
+    'MixSEFusion': dict(channels=8),
 }
 HEADS = {
     'CMXHead': HEAD,
     'CMNeXtHead': HEAD,
     'FastSegformerHead': HEAD,
+    'GeminiHead': HEAD,
+    'HamHead': HEAD | dict(ham_channels=16, ham_kwargs=dict(MD_R=4)),
+    'TokenFusionHead': HEAD,
 }
-ELSEWHERE = {'ModalityPreprocessor', 'XModalTTAModel'}  # tests of their own
+NECK = dict(in_channels=[8, 16, 24, 32])
+NECKS = {
+    'AdaptiveGateNeck': NECK,
+    'CrossModalAttentionNeck': NECK,
+    'DeformableFusionNeck': NECK | dict(embed_dims=16),
+    'PromptAttentionNeck': NECK | dict(num_tokens=3),
+    'SelfAttentionNeck': NECK,
+}
+# Packages of the extra [encoders].
+NEEDS = dict(TimmStream=['timm'], HFStream=['transformers'])
+ELSEWHERE = {
+    'ModalityPreprocessor',
+    'StackStreams',
+    'XModalTTAModel',
+    'OHEMCrossEntropyLoss',
+}  # tests of their own
 
 
 def registered(node: str) -> dict[str, type]:
@@ -55,7 +98,7 @@ def registered(node: str) -> dict[str, type]:
 
 
 def test_every_model_part_has_a_case():
-    cases = {*BACKBONES, *FUSIONS, *HEADS, *ELSEWHERE}
+    cases = {*BACKBONES, *FUSIONS, *NECKS, *HEADS, *ELSEWHERE}
     assert set(registered('MODELS')) == cases
 
 
@@ -91,6 +134,7 @@ def build(name: str, arguments: dict) -> nn.Module:
 
 @pytest.mark.parametrize('name', BACKBONES)
 def test_backbone(name):
+    require(*NEEDS.get(name, ()))
     module = build(name, BACKBONES[name])
     x = torch.randn(2, 4, 64, 64, requires_grad=True)
     outs = module(x)
@@ -107,6 +151,25 @@ def test_fusion(name):
     backward_reaches(module, [*streams, fused], x)
 
 
+@pytest.mark.parametrize('name', NECKS)
+def test_neck(name):
+    module = build(name, NECKS[name])
+    # Two streams and their validity, where the neck has streams.
+    streams = getattr(module, 'num_streams', None)
+    feats = [
+        torch.randn(2, c * (streams or 1), s, s, requires_grad=True)
+        for c, s in zip(NECK['in_channels'], (8, 4, 2, 1), strict=True)
+    ]
+    valid = [torch.ones(2, streams or 0, *f.shape[2:]) for f in feats]
+    outs = module([torch.cat(pair, 1) for pair in zip(feats, valid, strict=True)])
+    assert [tuple(o.shape[1:]) for o in outs] == [
+        (c, s, s) for c, s in zip(NECK['in_channels'], (8, 4, 2, 1), strict=True)
+    ]
+    assert list(module.out_channels) == NECK['in_channels']
+    backward_reaches(module, list(outs), feats[0])
+    assert all((feat.grad != 0).any() for feat in feats)
+
+
 @pytest.mark.parametrize('name', HEADS)
 def test_head(name):
     module = build(name, HEADS[name])
@@ -120,4 +183,5 @@ def test_head(name):
     torch.manual_seed(1)
     (out * torch.randn_like(out)).sum().backward()
     assert all((feat.grad != 0).any() for feat in feats)
-    assert [n for n, p in module.named_parameters() if p.grad is None] == []
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    assert [n for n, p in trained.items() if p.grad is None] == []

@@ -15,6 +15,7 @@ NODES = {
     'DATA_SAMPLERS': 'SeededInfiniteSampler',
     'HOOKS': 'RandomStateHook',
     'LOOPS': 'ModalitySubsetTestLoop',
+    'OPTIM_WRAPPER_CONSTRUCTORS': 'ParamGroupOptimWrapperConstructor',
     'VISUALIZERS': 'XModalVisualizer',
     'INFERENCERS': 'XModalInferencer',
 }

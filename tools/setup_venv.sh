@@ -66,16 +66,39 @@ install_openmmlab() {
   install addict packaging pillow pyyaml yapf opencv-python
 }
 
+# timm needs the Python part of torchvision. The wheel of the default index is built for
+# CUDA and stops at import beside a torch for the CPU, and then mmengine stops, too.
+mend_torchvision() {
+  works() { "$venv/bin/python" -W ignore -c 'import torchvision' 2>/dev/null; }
+  works && return
+  local version
+  version=$("$venv/bin/python" -c \
+    'from importlib.metadata import version; print(version("torchvision").split("+")[0])')
+  install --no-deps "torchvision==$version+cpu" 2>/dev/null ||
+    install --no-deps --timeout 15 --retries 0 --extra-index-url \
+      https://download.pytorch.org/whl/cpu "torchvision==$version+cpu" 2>/dev/null || true
+  works && return
+  # The last one whose Python part comes up without its compiled part.
+  install --no-deps torchvision==0.16.2 2>/dev/null && install requests || true
+  if works; then
+    say "no CPU wheel of torchvision $version to be had: 0.16.2, its Python part only"
+  else
+    "$venv/bin/pip" uninstall -q -y torchvision
+    say "no torchvision for the CPU to be had: the tests of TimmStream will be skipped"
+  fi
+}
+
 install_torch
 # Whatever comes next must not replace the torch that was chosen.
 "$venv/bin/python" -c 'import torch; print(f"torch=={torch.__version__}")' \
   > "$venv/constraints.txt"
 constraint=(-c "$venv/constraints.txt")
 case $stack in
-  onedl) install -e '.[onedl,demo,dev]' ;;
-  openmmlab) install_openmmlab && install -e '.[demo,dev]' ;;
+  onedl) install -e '.[onedl,encoders,demo,dev]' ;;
+  openmmlab) install_openmmlab && install -e '.[encoders,demo,dev]' ;;
   *) say "unknown stack $stack, expected onedl or openmmlab"; exit 2 ;;
 esac
+mend_torchvision
 "$venv/bin/python" -c 'import mmseg_xmodal, torch, mmengine, mmcv, mmseg.models'
 touch "$venv/.ready"
 say "ready in $((SECONDS - started)) s, downloads included"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path as osp
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mmengine import fileio
 from mmseg.datasets import BaseSegDataset
@@ -31,11 +31,14 @@ class MultiModalSegDataset(BaseSegDataset):
         modalities: The config's ``modalities``.
         data_prefix: Folder of each modality, by default its name, and, under
             ``seg_map_path``, of the labels: left out or None makes an unlabelled set.
+            A named data set knows its folders and suffixes (``FOLDERS``,
+            ``SUFFIXES``); what is given here replaces them one by one.
         split: Folder inside each of these, such as ``'train'``.
         suffixes: End of the file names by modality, and ``seg_map`` for the labels.
             Defaults to ``'.png'`` for those left out. Two modalities may share a folder
             (``'_nir.png'`` beside ``'_rgb.png'``).
-        ann_file: Text file with one stem per line. Defaults to every stem found.
+        ann_file: Text file with one stem per line (a named data set may read more
+            than that, see :meth:`stem_of_line`). Defaults to every stem found.
         kwargs: As for mmseg's ``BaseSegDataset`` (``data_root``, ``metainfo``,
             ``pipeline``, ``ignore_index``, ``reduce_zero_label``, ...).
 
@@ -44,6 +47,9 @@ class MultiModalSegDataset(BaseSegDataset):
             modality with ``may_be_missing=True`` may lack files; its path is None then.
         ValueError: If ``data_prefix`` or ``suffixes`` have unknown or missing keys.
     """
+
+    FOLDERS: ClassVar[Mapping[str, str]] = {}
+    SUFFIXES: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -54,11 +60,15 @@ class MultiModalSegDataset(BaseSegDataset):
         **kwargs: Any,
     ) -> None:
         self.layout = ModalityLayout.build(modalities)
-        given = {k: v for k, v in (data_prefix or {}).items() if v is not None}
-        suffixes = dict(suffixes or {})
+        prefix, suffixes = dict(data_prefix or {}), dict(suffixes or {})
+        given = {k: v for k, v in prefix.items() if v is not None}
         self._check_keys('data_prefix', given, LABELS)
         self._check_keys('suffixes', suffixes, 'seg_map')
-        folders = {name: name for name in self.layout.names} | given
+        suffixes = {**self.SUFFIXES, **suffixes}
+        folders = {name: self.FOLDERS.get(name, name) for name in self.layout.names}
+        if LABELS in self.FOLDERS and LABELS not in prefix:
+            folders[LABELS] = self.FOLDERS[LABELS]
+        folders |= given
         prefixes = {k: osp.join(p, split) if split else p for k, p in folders.items()}
         self.suffixes = {n: suffixes.get(n, '.png') for n in self.layout.names}
         self.suffixes[LABELS] = suffixes.get('seg_map', '.png')
@@ -131,7 +141,11 @@ class MultiModalSegDataset(BaseSegDataset):
                 'file found.'
             )
         text = fileio.get_text(self.ann_file, backend_args=self.backend_args)
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [self.stem_of_line(line) for line in text.splitlines() if line.strip()]
+
+    def stem_of_line(self, line: str) -> str:
+        """Stem that a line of ``ann_file`` names: all of it."""
+        return line.strip()
 
     def _check_complete(
         self, stems: Sequence[str], found: Mapping[str, set[str]]

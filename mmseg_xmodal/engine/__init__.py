@@ -1,4 +1,17 @@
-from .hooks import RandomStateHook, XModalVisualizationHook
+from .hooks import (
+    AttentionMapHook,
+    FreezeNormStatsHook,
+    RandomStateHook,
+    XModalVisualizationHook,
+)
 from .loops import ModalitySubsetTestLoop
+from .optimizers import ParamGroupOptimWrapperConstructor
 
-__all__ = ['ModalitySubsetTestLoop', 'RandomStateHook', 'XModalVisualizationHook']
+__all__ = [
+    'AttentionMapHook',
+    'FreezeNormStatsHook',
+    'ModalitySubsetTestLoop',
+    'ParamGroupOptimWrapperConstructor',
+    'RandomStateHook',
+    'XModalVisualizationHook',
+]

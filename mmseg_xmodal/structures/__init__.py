@@ -1,3 +1,4 @@
 from .modality import Modality, ModalityLayout
+from .prompt_features import PromptFeatures
 
-__all__ = ['Modality', 'ModalityLayout']
+__all__ = ['Modality', 'ModalityLayout', 'PromptFeatures']

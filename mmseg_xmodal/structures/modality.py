@@ -40,6 +40,9 @@ class Modality:
         may_be_missing: A sample may lack this modality as a whole.
         fill: Value in the unit that replaces invalid places. Defaults to the mean,
             which is 0 after normalisation.
+        bands: Which channels of the file these are, counted from 0 in the order of the
+            file (red, green, blue, alpha): ``[3]`` for thermal in the alpha channel,
+            ``[0, 0, 0]`` to repeat a grey image. Defaults to all.
 
     Raises:
         ValueError: If a field is outside the values listed above.
@@ -57,6 +60,7 @@ class Modality:
     invalid: float | None = None
     may_be_missing: bool = False
     fill: float | None = None
+    bands: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.channels, int) or self.channels < 1:
@@ -73,6 +77,11 @@ class Modality:
             object.__setattr__(self, field, self._per_channel(field))
         if min(self.std) <= 0:
             self._refuse('std', self.std, 'positive numbers')
+        if self.bands is not None:
+            object.__setattr__(self, 'bands', tuple(self.bands))
+            if len(self.bands) != self.channels or min(self.bands) < 0:
+                expected = f'{self.channels} positions from 0 (channels)'
+                self._refuse('bands', self.bands, expected)
 
     def _refuse(self, field: str, got: Any, expected: str) -> None:
         raise ValueError(

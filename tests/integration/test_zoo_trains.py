@@ -14,6 +14,8 @@ from statistics import mean
 
 import pytest
 
+from tests.test_models.helpers import require
+
 from .helpers import ROOT, run_tool
 
 # Sizes that only measure speed take minutes here and have the code of the small ones.
@@ -49,6 +51,8 @@ def _losses(work_dir: Path) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize('config', CONFIGS)
 def test_loss_falls_in_20_iterations(config: str, vizdoom_root: Path, tmp_path: Path):
+    if 'encoders/' in config:
+        require('timm', 'transformers')
     options = dict.fromkeys(
         (f'{mode}_dataloader.dataset.data_root' for mode in ('train', 'val', 'test')),
         str(vizdoom_root),

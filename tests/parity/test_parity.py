@@ -4,6 +4,7 @@ Folders: ``fixtures`` beside this file, and ``$XMODAL_PARITY_FIXTURES``. A fixtu
 nothing can run yet is one expected failure with its name.
 """
 
+import dataclasses
 import json
 
 import pytest
@@ -91,8 +92,12 @@ def test_folder_of_the_variable(tmp_path, monkeypatch) -> None:
 
 
 def test_variants_without_runner_are_named() -> None:
-    with pytest.raises(NoRunner, match='swin_s'):
-        run(_fixture('cmx_swin_s'))
+    for name in ('cmx_mit_b0', 'cmx_swin_s'):
+        fixture = _fixture(name)
+        other = fixture.meta['constructor'] | dict(decoder='UPerNet')
+        meta = fixture.meta | dict(constructor=other)
+        with pytest.raises(NoRunner, match='UPerNet'):
+            run(dataclasses.replace(fixture, meta=meta))
 
 
 def test_slicing() -> None:

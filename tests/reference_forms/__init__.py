@@ -10,10 +10,37 @@ from collections.abc import Callable
 
 from torch import nn
 
+from .cmnext import build_published_cmnext
 from .cmx import build_published_cmx
+from .cmx_swin import build_published_cmx_swin
+from .dformer import build_published_dformer
+from .dformerv2 import build_published_dformerv2
+from .geminifusion import build_published_geminifusion
+from .mmsformer import build_published_mmsformer
+from .stitchfusion import build_published_stitchfusion
+from .tokenfusion import build_published_tokenfusion
 
 PUBLISHED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    'mmseg_xmodal.CMNeXt': build_published_cmnext,
     'mmseg_xmodal.CMX': build_published_cmx,
+    'mmseg_xmodal.CMXSwin': build_published_cmx_swin,
+    'mmseg_xmodal.DFormer': build_published_dformer,
+    'mmseg_xmodal.DFormerv2': build_published_dformerv2,
+    'mmseg_xmodal.GeminiFusion': build_published_geminifusion,
+    'mmseg_xmodal.MMSFormer': build_published_mmsformer,
+    'mmseg_xmodal.StitchFusion': build_published_stitchfusion,
+    'mmseg_xmodal.TokenFusion': build_published_tokenfusion,
 }
 
-__all__ = ['PUBLISHED', 'build_published_cmx']
+__all__ = [
+    'PUBLISHED',
+    'build_published_cmnext',
+    'build_published_cmx',
+    'build_published_cmx_swin',
+    'build_published_dformer',
+    'build_published_dformerv2',
+    'build_published_geminifusion',
+    'build_published_mmsformer',
+    'build_published_stitchfusion',
+    'build_published_tokenfusion',
+]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+
+from mmseg_xmodal.compat import import_extra
 
 RGBD = dict(
     rgb=dict(channels=3, order='rgb', mean=[120.0] * 3, std=[60.0] * 3),
@@ -18,6 +21,15 @@ FOUR = dict(
     dem=dict(channels=1),
 )
 TINY = dict(embed_dims=(8, 16, 24, 32), depths=(1, 2, 1, 1), num_heads=(1, 2, 3, 4))
+
+
+def require(*packages: str) -> None:
+    """Skip, with the reason, where a package of the extra [encoders] is not at hand."""
+    for package in packages:
+        try:
+            import_extra(package, 'encoders')
+        except ImportError as error:
+            pytest.skip(str(error), allow_module_level=True)
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:

@@ -31,6 +31,14 @@ def test_maps_and_gradients(size: tuple[int, int]) -> None:
     assert [n for n in without_gradient(model) if not n.endswith('kv.bias')] == []
 
 
+@pytest.mark.parametrize('size', [(1, 1), (5, 31)])
+def test_maps_smaller_than_the_reduction(size: tuple[int, int]) -> None:
+    outs = MixTransformer(TINY, 4).eval()(rand(1, 4, *size))
+    sides = [[-(-s // (4 * 2**i)) for s in size] for i in range(4)]
+    assert [list(out.shape[2:]) for out in outs] == sides
+    assert all(out.isfinite().all() for out in outs)
+
+
 def test_parameter_counts() -> None:
     """Encoders as published: B0 3.3 M, B2 24.2 M, B5 81.4 M."""
     counts = {}

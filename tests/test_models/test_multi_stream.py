@@ -237,6 +237,35 @@ def test_own_class_may_bring_its_walker() -> None:
     assert staged_forward(backbone) == backbone.forward_stages
 
 
+def test_a_backbone_of_fixed_size_is_probed_with_its_own() -> None:
+    beit = dict(type='mmseg.BEiT', img_size=(32, 96), embed_dims=16, num_layers=2)
+    beit.update(num_heads=2, out_indices=[0, 1])
+    model = MultiStreamBackbone(RGBD, beit, exchange=False)
+    assert model.out_channels == (16, 16)
+    assert [tuple(o.shape[2:]) for o in model(rand(1, 4, 32, 96))] == [(2, 6)] * 2
+
+
+class Declares(nn.Module):
+    """Says its channels; to run it would be a mistake."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 8, 1)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        return (8,)
+
+    def forward(self, x):
+        raise AssertionError('was run')
+
+
+def test_declared_channels_are_not_probed() -> None:
+    MODELS.register_module(module=Declares, force=True)
+    cfg = dict(type='mmseg_xmodal.Declares')
+    assert MultiStreamBackbone(RGBD, cfg, exchange=False).out_channels == (8,)
+
+
 def test_probing_leaves_the_state_alone() -> None:
     """Building must not move BN statistics nor the mode."""
     model = MultiStreamBackbone(RGBD, RESNET)

@@ -13,7 +13,14 @@ from mmseg_xmodal.registry import TRANSFORMS
 from mmseg_xmodal.structures import Modality, ModalityLayout
 
 from .decoding import read_raster
-from .raster import Raster, check_raster, over_channels, write, write_resized
+from .raster import (
+    Raster,
+    check_raster,
+    over_channels,
+    pick_bands,
+    write,
+    write_resized,
+)
 from .stack import ModalitiesCfg, layout_of
 
 
@@ -144,6 +151,7 @@ class LoadModalities(BaseTransform):
         if stored.ndim == 2:
             stored = stored[..., None]
         check_raster(stored, modality, path)
+        stored, bgr = pick_bands(stored, bgr, modality)
         raster = Raster(stored, path, bgr)
         if modality.has_validity:
             self._find_invalid(raster, modality)

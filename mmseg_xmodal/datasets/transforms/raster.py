@@ -49,7 +49,14 @@ def check_raster(stored: np.ndarray, modality: Modality, path: str) -> None:
             f'{stored.shape}, expected numbers of the shape (height, width) or '
             '(height, width, channels). Write the file so.'
         )
-    if stored.ndim != 3 or stored.shape[-1] != modality.channels:
+    if modality.bands is not None and stored.ndim == 3:
+        if stored.shape[-1] <= max(modality.bands):
+            raise ValueError(
+                f'{name}: the file {path!r} has {stored.shape[-1]} channels, but the '
+                f'layout takes bands={modality.bands}, counted from 0. Correct '
+                f"modalities[{name!r}]['bands'], or take it out to read all channels."
+            )
+    elif stored.ndim != 3 or stored.shape[-1] != modality.channels:
         hint = f"Set modalities[{name!r}]['channels']={stored.shape[-1]}"
         if modality.order is not None and stored.shape[-1] != 3:
             hint += ' and order=None'
@@ -67,6 +74,30 @@ def check_raster(stored: np.ndarray, modality: Modality, path: str) -> None:
             f'dtype={modality.dtype!r}, which cannot hold it. Set '
             f"modalities[{name!r}]['dtype']='{_fitting(stored.dtype)}'."
         )
+
+
+def pick_bands(
+    stored: np.ndarray, bgr: bool, modality: Modality
+) -> tuple[np.ndarray, bool]:
+    """Take the modality's bands out of what a file holds.
+
+    Args:
+        stored: The whole file.
+        bgr: Whether OpenCV has turned the first three of its channels around.
+        modality: Its modality.
+
+    Returns:
+        The bands, and whether they are in BGR order.
+
+    Shape:
+        - stored: (H, W, C)
+        - returns: (H, W, channels)
+    """
+    if modality.bands is None:
+        return stored, bgr
+    turned = bgr and stored.shape[-1] in (3, 4)
+    places = (2, 1, 0, 3) if turned else range(stored.shape[-1])
+    return stored[..., [places[band] for band in modality.bands]], False
 
 
 def _fitting(dtype: np.dtype) -> str:

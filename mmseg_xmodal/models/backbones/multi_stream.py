@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures import ModalityLayout
 
+from ..converters.encoders import initialise_encoders
 from ..converters.initialiser import InitReport, initialise_streams, keep_layout
 from ..converters.mit import convert_mit
 from ..fusion import build_fusions
+from ..layers.encoder_stream import EncoderStream
 from ..layers.first_conv import find_first_conv, replace_first_conv
 from ..layers.mit import MixTransformer
 from ..layers.staged import staged_forward
@@ -66,21 +68,38 @@ def _build_backbone(cfg: Mapping[str, Any], channels: int, reads: str) -> nn.Mod
     return backbone
 
 
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 @torch.no_grad()
 def _probe(backbone: nn.Module, channels: int, reads: str) -> tuple[int, ...]:
-    """Find the channels of the output maps by one small forward in eval mode."""
+    """Find the channels of the output maps.
+
+    By the property ``out_channels`` where the class declares one, else by one small
+    forward in eval mode, at the size that a backbone of fixed size states.
+    """
+    is_declared = isinstance(getattr(type(backbone), 'out_channels', None), property)
+    declared: Any = backbone.out_channels if is_declared else None
+    if isinstance(declared, tuple | list):
+        return tuple(declared)
     was_training = backbone.training
     backbone.eval()
     device = next(backbone.parameters()).device
-    size = _PROBE_SIZE
-    try:
-        outs = backbone(torch.zeros(1, channels, size, size, device=device))
-    except RuntimeError as error:
-        raise ValueError(
-            f'{type(backbone).__name__} fails on a zero input (1, {channels}, {size}, '
-            f'{size}): {error}. Its {reads}, {channels} channels in all. Use a '
-            'backbone with one input convolution, or change `streams`.'
-        ) from error
+    stated = getattr(backbone, 'img_size', None)
+    sizes = [(_PROBE_SIZE, _PROBE_SIZE), *([_pair(stated)] if stated else [])]
+    for size in sizes:
+        try:
+            outs = backbone(torch.zeros(1, channels, *size, device=device))
+            break
+        except RuntimeError as error:
+            if size == sizes[-1]:
+                raise ValueError(
+                    f'{type(backbone).__name__} fails on a zero input (1, {channels}, '
+                    f'{size[0]}, {size[1]}): {error}. Its {reads}, {channels} channels '
+                    'in all. Use a backbone with one input convolution, or change '
+                    '`streams`.'
+                ) from error
     backbone.train(was_training)
     if isinstance(outs, Tensor):
         outs = (outs,)
@@ -109,7 +128,7 @@ class MultiStreamBackbone(BaseModule):
         pretrained: Weights for the backbones of all streams: a path, or
             ``dict(checkpoint=..., first_conv='sum')``, see
             :func:`initialise_streams`. In the layout of the backbone; for our MiT any
-            MiT layout.
+            MiT layout, for ``TimmStream`` and ``HFStream`` as they say.
         init_cfg: As in mmengine.
 
     Shape:
@@ -199,6 +218,10 @@ class MultiStreamBackbone(BaseModule):
         if self.pretrained is None:
             return
         streams = dict(zip(self.input.names, self._per_stream(), strict=True))
+        encoders = {n: s for n, s in streams.items() if isinstance(s, EncoderStream)}
+        if len(encoders) == len(streams):
+            self.init_report = initialise_encoders(encoders, self.pretrained)
+            return
         ours = all(isinstance(s, MixTransformer) for s in self.streams)
         self.init_report = initialise_streams(
             streams, self.pretrained, convert_mit if ours else keep_layout

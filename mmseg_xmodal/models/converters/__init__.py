@@ -1,21 +1,41 @@
 """Foreign checkpoints into ours: key maps, strict loading, initialisation."""
 
-from . import cmx
+from . import (
+    cmnext,
+    cmx,
+    cmx_swin,
+    dformer,
+    dformerv2,
+    geminifusion,
+    mmsformer,
+    stitchfusion,
+)
 from .initialiser import InitReport, initialise_streams
 from .io import load_state, read_checkpoint
 from .mit import Converted, convert_mit
 from .official import OFFICIAL, Official, convert_official, recognise
+from .shared_mit import convert_shared_mit
+from .swin import convert_swin
 
 __all__ = [
-    'OFFICIAL',
     'Converted',
     'InitReport',
+    'OFFICIAL',
     'Official',
+    'cmnext',
     'cmx',
+    'cmx_swin',
     'convert_mit',
     'convert_official',
+    'convert_shared_mit',
+    'convert_swin',
+    'dformer',
+    'dformerv2',
+    'geminifusion',
     'initialise_streams',
     'load_state',
+    'mmsformer',
     'read_checkpoint',
     'recognise',
+    'stitchfusion',
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..layers.adaptation import is_addition
 from ..layers.first_conv import FIRST_CONV_MODES, adapt_first_conv, find_first_conv
 from .io import load_state, shorten
 from .mit import Converted
@@ -94,7 +95,9 @@ def _check(
     """Raise unless every tensor of ``module`` is in ``state`` with its shape."""
     hint = f' The file fits {fits}.' if fits else ''
     own = module.state_dict()
-    missing = [k for k in own if k not in state and 'num_batches_tracked' not in k]
+    # Low-rank additions start as they are built.
+    wanted = [k for k in own if 'num_batches_tracked' not in k and not is_addition(k)]
+    missing = [k for k in wanted if k not in state]
     if missing:
         raise ValueError(
             f'The checkpoint lacks {len(missing)} of {len(own)} tensors of stream '
@@ -117,7 +120,8 @@ def _check(
 def initialise_streams(
     streams: Mapping[str, nn.Module],
     pretrained: str | Mapping[str, Any],
-    convert: Callable[[Mapping[str, Tensor]], Converted] = keep_layout,
+    convert: Callable[[Any], Converted] = keep_layout,
+    read: Callable[[str], Any] = load_state,
 ) -> InitReport:
     """Load one checkpoint into every stream, and say what was loaded.
 
@@ -131,6 +135,7 @@ def initialise_streams(
             difference is an error.
         convert: From the checkpoint's layout into that of the backbones. A key that
             is left over after it must be skipped by it or is reported as not used.
+        read: From the path to what ``convert`` takes.
 
     Returns:
         The report, which is logged as well.
@@ -141,7 +146,7 @@ def initialise_streams(
             ``first_conv`` does not say what to do.
     """
     path, first_conv = _options(pretrained)
-    converted = convert(load_state(path))
+    converted = convert(read(path))
     if isinstance(first_conv, Mapping) and set(first_conv) - set(streams):
         raise ValueError(
             f'first_conv names the streams {sorted(first_conv)}, expected some of '

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mmseg_xmodal import compat
 
-_WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'module')
+_WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'module', 'segmenter')
 
 
 def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> Any:
-    """Load a file or URL with ``weights_only=True``.
+    """Load a file or URL with ``weights_only=True``, or a safetensors file.
 
     Args:
         path: Local file, or an http(s) address (cached by torch hub).
@@ -40,6 +40,8 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> Any:
             raise FileNotFoundError(
                 f'Checkpoint {text!r} does not exist. Give the path of a .pth file.'
             )
+        if text.endswith('.safetensors'):
+            return _read_safetensors(text)
         # Anew: the forks' loader takes its safe globals, ours among them, away again.
         compat.allow_mmengine_checkpoints()
         return torch.load(text, map_location='cpu', weights_only=not allow_pickle)
@@ -49,6 +51,17 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> Any:
             f'{_first_line(error)}. Files with pickled code are refused. If you trust '
             'its author as much as a program of his, convert.py --allow-pickle reads '
             'it, and what that writes holds tensors only.'
+        ) from error
+
+
+def _read_safetensors(path: str) -> dict[str, Tensor]:
+    library = compat.import_extra('safetensors.torch', 'encoders')
+    broken = compat.import_extra('safetensors', 'encoders').SafetensorError
+    try:
+        return library.load_file(path)
+    except broken as error:
+        raise ValueError(
+            f'{path!r} cannot be read as a safetensors file: {error}. Download it anew.'
         ) from error
 
 

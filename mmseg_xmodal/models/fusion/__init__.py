@@ -11,7 +11,11 @@ from .cmx_fusion import CMXFusion
 from .concat import ConcatFusion
 from .cross_fusion import FeatureFusionModule
 from .mean import MeanFusion
+from .mix_se import MixSEFusion
+from .pixel_pair import PixelPairFusion
 from .rectify import FeatureRectifyModule
+from .self_query import SelfQueryHub
+from .stack import StackStreams
 
 __all__ = [
     'CMXFusion',
@@ -19,5 +23,9 @@ __all__ = [
     'FeatureFusionModule',
     'FeatureRectifyModule',
     'MeanFusion',
+    'MixSEFusion',
+    'PixelPairFusion',
+    'SelfQueryHub',
+    'StackStreams',
     'build_fusions',
 ]

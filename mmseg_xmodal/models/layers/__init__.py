@@ -5,6 +5,8 @@ from .initialisation import segformer_init
 from .mit import MIT_VARIANTS, MiTVariant, MixTransformer, NormEps
 from .staged import advance, staged_forward, supported_backbones
 from .streams import StreamInput, fuse_levels, fuse_stages
+from .swin import Swin
+from .swin_sizes import SWIN_VARIANTS, SwinVariant
 from .tokens import to_map, to_tokens
 
 __all__ = [
@@ -13,7 +15,10 @@ __all__ = [
     'MiTVariant',
     'MixTransformer',
     'NormEps',
+    'SWIN_VARIANTS',
     'StreamInput',
+    'Swin',
+    'SwinVariant',
     'advance',
     'fuse_levels',
     'fuse_stages',

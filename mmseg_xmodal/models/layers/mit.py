@@ -128,6 +128,17 @@ class PatchEmbed(nn.Module):
         return self.norm(to_tokens(x)), (x.shape[2], x.shape[3])
 
 
+def pad_to_kernel(x: Tensor, kernel: int) -> Tensor:
+    """Pad a map that is smaller than one kernel with zeros, right and below.
+
+    Shape:
+        - x: (B, C, H, W)
+        - output: (B, C, max(H, kernel), max(W, kernel))
+    """
+    lacking = [max(kernel - n, 0) for n in x.shape[2:]]
+    return F.pad(x, (0, lacking[1], 0, lacking[0])) if any(lacking) else x
+
+
 class ReducedAttention(nn.Module):
     """Self-attention whose keys and values come from a smaller map.
 
@@ -144,6 +155,7 @@ class ReducedAttention(nn.Module):
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
+        self.sr_ratio = sr_ratio
         self.sr: nn.Module | None = None
         if sr_ratio > 1:
             self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio)
@@ -154,7 +166,8 @@ class ReducedAttention(nn.Module):
         q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
         source = x
         if self.sr is not None:
-            source = self.norm(to_tokens(self.sr(to_map(x, size))))
+            image = pad_to_kernel(to_map(x, size), self.sr_ratio)
+            source = self.norm(to_tokens(self.sr(image)))
         kv = self.kv(source).unflatten(2, (2, self.heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)
         if self.heads == 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -41,18 +42,32 @@ def sum_of_levels(
         - output: (B, E, h_0, w_0), channels-last in memory
     """
     size = (feats[0].shape[2], feats[0].shape[3])
-    out = to_map(F.linear(to_tokens(feats[0]), weights[0], bias), size)
+    # A product of two matrices, which is no view: adding to a view in place makes
+    # autograd copy the whole map, forwards and backwards.
+    out = matrix_product(to_tokens(feats[0]).flatten(0, 1), weights[0], bias)
     corners = align_corners if mode in ('bilinear', 'bicubic') else None
     for feat, weight in zip(feats[1:], weights[1:], strict=True):
         level = to_map(
             F.linear(to_tokens(feat), weight), (feat.shape[2], feat.shape[3])
         )
-        if level.shape[2:] != out.shape[2:]:
+        if level.shape[2:] != size:
             level = F.interpolate(level, size, mode=mode, align_corners=corners)
-        # The result of a linear layer is not needed for its gradient: adding in
-        # place saves one map of full size per level.
-        out = out.add_(level)
-    return out
+        # The result of a product is not needed for its gradient: adding in place
+        # saves one map of full size per level.
+        out = out.add_(to_tokens(level).flatten(0, 1))
+    return to_map(out.view(len(feats[0]), -1, out.shape[1]), size)
+
+
+def matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear`` for matrices, whose result autograd does not take for a view.
+
+    Shape:
+        - x: (N, C); weight: (E, C); bias: (E,) or None
+        - output: (N, E)
+    """
+    if bias is None:
+        return torch.mm(x, weight.t())
+    return torch.addmm(bias, x, weight.t())
 
 
 def pointwise(conv: Any, x: Tensor) -> Tensor:

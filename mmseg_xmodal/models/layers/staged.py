@@ -102,7 +102,11 @@ _WALKERS: dict[str, Callable[[Any, Tensor], Walker]] = {
 def supported_backbones() -> list[str]:
     """Names of the families that can exchange between stages."""
     stock = sorted(name.split('.')[0] + '.' + name.split('.')[-1] for name in _WALKERS)
-    return ['any with a forward_stages method (mmseg_xmodal.MixTransformer)', *stock]
+    return [
+        'any with a forward_stages method (mmseg_xmodal.MixTransformer, '
+        'mmseg_xmodal.TimmStream of ConvNeXt, Swin and PVTv2)',
+        *stock,
+    ]
 
 
 def staged_forward(backbone: nn.Module) -> Callable[[Tensor], Walker]:
@@ -118,14 +122,17 @@ def staged_forward(backbone: nn.Module) -> Callable[[Tensor], Walker]:
         ValueError: If the backbone belongs to no known family.
     """
     own = getattr(backbone, 'forward_stages', None)
-    if own is not None:
+    # A class that holds encoders of several kinds says which of them has no stages.
+    reason = getattr(backbone, 'not_staged', '')
+    if own is not None and not reason:
         return own
     for base in type(backbone).__mro__:
         walk = _WALKERS.get(f'{base.__module__}.{base.__qualname__}')
         if walk is not None:
             return lambda x: walk(backbone, x)
     raise ValueError(
-        f'{type(backbone).__name__} cannot exchange between its stages; supported: '
+        f'{type(backbone).__name__} cannot exchange between its stages'
+        f'{f" ({reason})" if reason else ""}; supported: '
         f'{"; ".join(supported_backbones())}. Set exchange=False in the backbone '
         'config to fuse each level after a plain forward, or give the class a '
         'forward_stages generator.'

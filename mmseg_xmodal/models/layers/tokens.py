@@ -16,7 +16,9 @@ def to_tokens(x: Tensor) -> Tensor:
         - x: (B, C, H, W)
         - output: (B, H * W, C)
     """
-    return x.flatten(2).transpose(1, 2)
+    # Not flatten(2).transpose(1, 2): its gradient has, for a batch of one, strides that
+    # convolutions do not take for channels-last, and they copy it.
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def to_map(x: Tensor, size: tuple[int, int]) -> Tensor:

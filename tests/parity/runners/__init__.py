@@ -11,11 +11,26 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..fixture import Fixture, NoRunner
+from .cmnext import REPOSITORY as CMNEXT_REPOSITORY
+from .cmnext import run_cmnext
 from .cmx import REPOSITORY as CMX_REPOSITORY
 from .cmx import run_cmx
+from .dformer import REPOSITORY as DFORMER_REPOSITORY
+from .dformer import run_dformer_family
+from .geminifusion import REPOSITORY as GEMINIFUSION_REPOSITORY
+from .geminifusion import run_geminifusion
+from .mmsformer import REPOSITORY as MMSFORMER_REPOSITORY
+from .mmsformer import run_mmsformer
+from .stitchfusion import REPOSITORY as STITCHFUSION_REPOSITORY
+from .stitchfusion import run_stitchfusion
 
 RUNNERS: dict[str, Callable[[Fixture], dict[str, Tensor]]] = {
+    CMNEXT_REPOSITORY: run_cmnext,
     CMX_REPOSITORY: run_cmx,
+    DFORMER_REPOSITORY: run_dformer_family,
+    GEMINIFUSION_REPOSITORY: run_geminifusion,
+    MMSFORMER_REPOSITORY: run_mmsformer,
+    STITCHFUSION_REPOSITORY: run_stitchfusion,
 }
 
 

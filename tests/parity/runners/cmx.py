@@ -1,4 +1,4 @@
-"""Runner for the official CMX repository."""
+"""Runner for the official CMX repository; its Swin variants have one of their own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mmseg_xmodal.models.layers.mit import MIT_VARIANTS
 from mmseg_xmodal.registry import MODELS
 
 from ..fixture import Fixture, NoRunner
+from .cmx_swin import is_swin, run_cmx_swin
 
 REPOSITORY = 'https://github.com/huaaaliu/RGBX_Semantic_Segmentation'
 STREAMS = ('rgb', 'x')
@@ -89,6 +90,8 @@ def run_cmx(fixture: Fixture) -> dict[str, Tensor]:
     Raises:
         NoRunner: If the variant or the decoder is not built yet.
     """
+    if is_swin(fixture):
+        return run_cmx_swin(fixture)
     model = MODELS.build(cmx_config(fixture)).eval()
     check_eps(model, fixture)
     outputs: dict[str, Tensor] = {}

@@ -11,16 +11,17 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
-from rich.progress import Progress
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[3]
 TOOLS = Path(__file__).resolve().parents[1]
 
 _DISTRIBUTIONS = (
     'torch',
+    'triton',
     'numpy',
     'opencv-python',
     'onedl-mmengine',
@@ -181,6 +182,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def progress(stage: str) -> Progress:
     """Return a progress display on stderr; without a terminal, say the stage only."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     if not console.is_terminal:
         print(f'{stage} ...', file=sys.stderr, flush=True)

@@ -153,6 +153,9 @@ def our_form(model: Any) -> Form:
 def published_form(model: Any, backbone_type: str, source: str, device: str) -> Form:
     """Wrap the published form; its loss is the decode head's on its logits.
 
+    A form with several outputs has a method ``outputs``, which gives what the head's
+    ``loss_by_feat`` takes.
+
     Args:
         model: Our segmentor, whose weights the published form takes.
         backbone_type: Key in the table of published forms, as in the config.
@@ -182,7 +185,8 @@ def published_form(model: Any, backbone_type: str, source: str, device: str) -> 
         return _one_tensor(module(x), f'the published form of {backbone_type}')
 
     def loss(x: Tensor, samples: list) -> Tensor:
-        losses = model.decode_head.loss_by_feat(logits(x), samples)
+        outputs = module.outputs(x) if hasattr(module, 'outputs') else logits(x)
+        losses = model.decode_head.loss_by_feat(outputs, samples)
         return model.parse_losses(losses)[0]
 
     return Form('published', module, logits, loss)

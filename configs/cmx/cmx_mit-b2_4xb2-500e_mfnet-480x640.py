@@ -1,0 +1,30 @@
+"""CMX-B2 on MFNet, RGB + thermal.
+
+Command: bash $TOOLS/dist_train.sh THIS_FILE 4 ($TOOLS: see README.md)
+Hardware: 4 GPUs, 8 images in all.
+Published: mIoU 58.2 (official README, 393 test images, trained on train and val, its
+    own evaluation: docs/datasets.md).
+Measured here: not run.
+"""
+
+_base_ = [
+    '../_base_/models/cmx_mit-b0.py',
+    '../_base_/datasets/mfnet.py',
+    '../_base_/schedules/schedule_cmx_500e.py',
+    '../_base_/epoch_runtime.py',
+]
+modalities = _base_.modalities
+model = dict(
+    data_preprocessor=dict(
+        modalities=modalities, size=_base_.crop_size, validity=False
+    ),
+    backbone=dict(
+        modalities=modalities, variant='mit_b2', pretrained='pretrain/mit_b2.pth'
+    ),
+    decode_head=dict(
+        in_channels=[64, 128, 320, 512],
+        norm_cfg=dict(type='SyncBN', requires_grad=True),
+        loss_decode=dict(avg_non_ignore=True),
+        num_classes=_base_.num_classes,
+    ),
+)

@@ -1,0 +1,33 @@
+"""CMX with Swin-S streams on rendered RGB + depth.
+
+Data:     python tools/dataset_converters/vizdoom.py data/vizdoom160 --size 160 120
+Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
+Hardware: one GPU. Published: none, the data set is made here. Measured: not run.
+"""
+
+_base_ = [
+    '../_base_/models/cmx_swin-s.py',
+    '../_base_/datasets/vizdoom_rgbd.py',
+    '../_base_/schedules/schedule_1k.py',
+    '../_base_/default_runtime.py',
+]
+modalities = _base_.modalities
+crop_size = (120, 160)
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].scale = crop_size[::-1]
+train_pipeline[3].crop_size = crop_size
+model = dict(
+    data_preprocessor=dict(modalities=modalities, size=crop_size),
+    backbone=dict(modalities=modalities),
+    decode_head=dict(num_classes=_base_.num_classes),
+)
+# As official Swin: position biases take no weight decay.
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))
+    )
+)
+data = dict(data_root='data/vizdoom160')
+train_dataloader = dict(batch_size=4, dataset=dict(**data, pipeline=train_pipeline))
+val_dataloader = dict(dataset=data)
+test_dataloader = dict(dataset=data)

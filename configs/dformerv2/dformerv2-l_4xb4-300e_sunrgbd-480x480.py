@@ -1,0 +1,37 @@
+"""DFormerv2-L on SUN RGB-D, RGB + depth.
+
+Command: bash $TOOLS/dist_train.sh THIS_FILE 4 ($TOOLS: see README.md)
+Hardware: 4 GPUs; official: 16 images in all.
+Published: in the paper and the official README; not restated, since not checked here.
+Measured here: not run.
+"""
+
+_base_ = [
+    '../_base_/models/dformerv2_s.py',
+    '../_base_/datasets/sunrgbd_depth.py',
+    '../_base_/schedules/schedule_cmx_300e.py',
+    '../_base_/epoch_runtime.py',
+]
+modalities = _base_.modalities
+# Here alone the official code takes RGB.
+modalities.rgb.order = 'rgb'
+data = dict(dataset=dict(modalities=modalities))
+model = dict(
+    data_preprocessor=dict(
+        modalities=modalities, size=_base_.crop_size, validity=False
+    ),
+    backbone=dict(
+        modalities=modalities,
+        variant='dformerv2_l',
+        drop_path_rate=0.27,
+        pretrained='pretrain/DFormerv2_Large_pretrained.pth',
+    ),
+    decode_head=dict(
+        in_channels=[224, 448, 640],
+        channels=1024,
+        loss_decode=dict(avg_non_ignore=True),
+        num_classes=_base_.num_classes,
+    ),
+)
+sync_bn = 'torch'
+train_dataloader = val_dataloader = test_dataloader = data

@@ -1,0 +1,36 @@
+"""GeminiFusion-B3 on SUN RGB-D, RGB + depth.
+
+Command: bash $TOOLS/dist_train.sh THIS_FILE 4 ($TOOLS: see README.md)
+Hardware: 4 GPUs, 8 images in all, as published.
+Published: mIoU 52.7 (official README, 5050 test images, single scale, its own
+    evaluation on resized labels with bicubic logits: docs/datasets.md).
+Measured here: not run.
+"""
+
+_base_ = [
+    '../_base_/models/geminifusion_mit-b0.py',
+    '../_base_/datasets/sunrgbd_depth_jitter.py',
+    '../_base_/schedules/schedule_tokenfusion_300e_sunrgbd.py',
+    '../_base_/epoch_runtime.py',
+]
+modalities = _base_.modalities
+model = dict(
+    data_preprocessor=dict(
+        modalities=modalities, size=_base_.crop_size, validity=False
+    ),
+    backbone=dict(
+        modalities=modalities,
+        variant='mit_b3',
+        drop_path_rate=0.4,
+        pretrained='pretrain/mit_b3.pth',
+    ),
+    decode_head=dict(
+        in_channels=[128, 256, 640, 1024],
+        loss_decode=dict(avg_non_ignore=True),
+        num_classes=_base_.num_classes,
+    ),
+)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='mmseg_xmodal.FreezeNormStatsHook'),
+]

@@ -1,0 +1,34 @@
+"""StitchFusion-B2 on DELIVER, RGB + HHA.
+
+Command: bash $TOOLS/dist_train.sh THIS_FILE 8 ($TOOLS: see README.md)
+Hardware: 8 GPUs, 8 images in all.
+Published: mIoU 65.75 (official README, validation images, its own evaluation on
+    resized labels: docs/datasets.md).
+Measured here: not run.
+"""
+
+_base_ = [
+    '../_base_/models/stitchfusion_mit-b0.py',
+    '../_base_/datasets/deliver.py',
+    '../_base_/schedules/schedule_cmnext_200e.py',
+    '../_base_/epoch_runtime.py',
+]
+modalities = [_base_.modalities[i] for i in (0, 1)]
+model = dict(
+    data_preprocessor=dict(
+        modalities=modalities, size=_base_.crop_size, validity=False
+    ),
+    backbone=dict(
+        modalities=modalities, variant='mit_b2', pretrained='pretrain/mit_b2.pth'
+    ),
+    decode_head=dict(
+        in_channels=[64, 128, 320, 512],
+        channels=512,
+        loss_decode=dict(_delete_=True, type='mmseg_xmodal.OHEMCrossEntropyLoss'),
+        num_classes=_base_.num_classes,
+    ),
+)
+data = dict(dataset=dict(modalities=modalities))
+train_dataloader = dict(batch_size=1, **data)
+val_dataloader = test_dataloader = data
+optim_wrapper = dict(type='AmpOptimWrapper')

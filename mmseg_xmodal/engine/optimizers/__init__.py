@@ -1,0 +1,3 @@
+from .param_groups import ParamGroupOptimWrapperConstructor
+
+__all__ = ['ParamGroupOptimWrapperConstructor']

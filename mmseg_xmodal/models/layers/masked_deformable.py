@@ -1,0 +1,144 @@
+"""Deformable attention over many maps, parts of which may be invalid.
+
+Paper: Deformable DETR, 2021, https://arxiv.org/abs/2010.04159. Official code:
+https://github.com/fundamentalvision/Deformable-DETR (Apache-2.0). Written from the
+paper; the parameters have the names of the official module.
+
+Difference: validity. The four cells around a sampling point are keys of their own,
+with the point's logit plus the logarithm of their bilinear weight; invalid cells and
+those outside of the map are masked before the softmax. As both sums of that softmax
+are weighted sums over samples, the same operator gives them: one call for the values
+times validity, one for the validity. A point that falls outside, or into a hole, hands
+its weight to the others, where the published form reads zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_xmodal.ops import multi_scale_deformable_attention
+
+Sizes = Sequence[tuple[int, int]]
+
+# Smaller sums of weights come from rounding only.
+_NOTHING = 1e-6
+
+
+class DeformableAttention(nn.Module):
+    """Sample P points of each of M maps per head, and add them up.
+
+    The last projection has no bias: a query that sees no valid cell gets zeros.
+
+    Args:
+        dim: Channels E.
+        heads: Attention heads H; E is a multiple.
+        maps: Number of maps M.
+        points: Sampling points P per head and map.
+    """
+
+    def __init__(self, dim: int, heads: int, maps: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.maps, self.points = heads, maps, points
+        self.sampling_offsets = nn.Linear(dim, heads * maps * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * maps * points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Start as published: equal weights, the points of a head in one direction."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        ring = torch.stack([angles.cos(), angles.sin()], 1)
+        ring = ring / ring.abs().amax(1, keepdim=True)
+        steps = torch.arange(1, self.points + 1).view(1, 1, -1, 1)
+        offsets = (ring[:, None, None] * steps).expand(-1, self.maps, -1, -1)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.flatten())
+
+    def forward(
+        self, x: Tensor, places: Tensor, source: Tensor, seen: Tensor, sizes: Sizes
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the attended tokens, and where was sampled with which weights.
+
+        Args:
+            x: Queries.
+            places: Where each query is, (x, y) as shares of width and height.
+            source: The cells of all maps, one map after the other.
+            seen: 1 where a cell is valid, else 0; in single precision.
+            sizes: Height and width of each map.
+
+        Shape:
+            - x: (B, Q, E)
+            - places: (Q, 2), in [0, 1]
+            - source: (B, S, E)
+            - seen: (B, S)
+            - output: (B, Q, E)
+        """
+        value = torch.where(seen[..., None] > 0, self.value_proj(source), 0)
+        sampled = self._points(x, places, seen, sizes)
+        total = multi_scale_deformable_attention(
+            value.unflatten(2, (self.heads, -1)), list(sizes), *sampled
+        )
+        total = total.unflatten(2, (self.heads, -1))
+        weight = self.reach(seen, sampled, sizes)
+        out = torch.where(
+            weight > _NOTHING, total.float() / weight.clamp(min=_NOTHING), 0
+        )
+        return self.output_proj(out.flatten(2).to(x.dtype)), sampled
+
+    def reach(
+        self, seen: Tensor, sampled: tuple[Tensor, Tensor], sizes: Sizes
+    ) -> Tensor:
+        """Share of the attention weights that falls onto cells that are seen.
+
+        Shape:
+            - seen: (B, S)
+            - output: (B, Q, H, 1), in [0, 1]
+        """
+        value = seen[:, :, None, None].expand(-1, -1, self.heads, 1)
+        weight = multi_scale_deformable_attention(value, list(sizes), *sampled)
+        return weight.unsqueeze(3)
+
+    def _points(
+        self, x: Tensor, places: Tensor, seen: Tensor, sizes: Sizes
+    ) -> tuple[Tensor, Tensor]:
+        """Locations (B, Q, H, M, P, 2) and weights (B, Q, H, M, P), in float32."""
+        shape = (self.heads, self.maps, self.points)
+        offsets = self.sampling_offsets(x).float().unflatten(2, (*shape, 2))
+        extent = places.new_tensor([(w, h) for h, w in sizes])
+        locations = places[:, None, None, None] + offsets / extent[:, None]
+        logits = self.attention_weights(x).float().unflatten(2, shape)
+        # Already here, or a missing map with large logits would leave nothing.
+        lengths = [h * w for h, w in sizes]
+        some = torch.stack([s.amax(1) > 0 for s in seen.split(lengths, 1)], 1)
+        lowest = torch.finfo(logits.dtype).min
+        logits = logits.masked_fill(~some[:, None, None, :, None], lowest)
+        return locations, logits.flatten(3).softmax(3).unflatten(3, shape[1:])
+
+
+def places_of(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Centres (x, y) of a map's cells as shares of its width and height, (h * w, 2)."""
+    y, x = (
+        (torch.arange(side, device=device, dtype=torch.float32) + 0.5) / side
+        for side in size
+    )
+    return torch.stack([x.expand(size[0], -1), y[:, None].expand(-1, size[1])], 2).view(
+        -1, 2
+    )
+
+
+def sine_position(places: Tensor, dim: int) -> Tensor:
+    """Sines and cosines of the position, as in DETR, (Q, 2) to (Q, dim).
+
+    Source: DETR, 2020, https://arxiv.org/abs/2005.12872.
+    """
+    count = -(-dim // 4)
+    powers = torch.arange(count, device=places.device, dtype=torch.float32) / count
+    phase = places[:, :, None] * (2 * math.pi) * 10000**-powers
+    return torch.cat([phase.sin(), phase.cos()], 2).flatten(1)[:, :dim]

@@ -1,0 +1,5 @@
+"""Losses."""
+
+from .ohem import OHEMCrossEntropyLoss
+
+__all__ = ['OHEMCrossEntropyLoss']

@@ -1,0 +1,15 @@
+"""Attention necks: between any backbone and any head of mmseg."""
+
+from .adaptive_gate import AdaptiveGateNeck
+from .cross_modal_attention import CrossModalAttentionNeck
+from .deformable_fusion import DeformableFusionNeck
+from .prompt_attention import PromptAttentionNeck
+from .self_attention import SelfAttentionNeck
+
+__all__ = [
+    'AdaptiveGateNeck',
+    'CrossModalAttentionNeck',
+    'DeformableFusionNeck',
+    'PromptAttentionNeck',
+    'SelfAttentionNeck',
+]

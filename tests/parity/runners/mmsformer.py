@@ -1,0 +1,21 @@
+"""Runner for the official MMSFormer repository."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmseg_xmodal.models.converters.mmsformer import MMSFORMER, mmsformer_key
+
+from ..fixture import Fixture
+from .mix_se import run_official
+
+REPOSITORY = 'https://github.com/CSIPlab/MMSFormer'
+
+
+def run_mmsformer(fixture: Fixture) -> dict[str, Tensor]:
+    """Compute all outputs of an MMSFormer fixture.
+
+    Raises:
+        NoRunner: If the variant is not built.
+    """
+    return run_official(fixture, MMSFORMER, 'mmsformer', mmsformer_key)
