@@ -2,7 +2,7 @@
 
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Hardware: CPU, 1 thread. From scratch, no pretrained weights.
-Published: none, the data are the user's. Measured: not run.
+Published: none, the data are the user's. Measured: README.md here.
 """
 
 _base_ = ['./mit-b0-rgb_1xb8-1k_landcover-128x128.py']
