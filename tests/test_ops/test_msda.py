@@ -147,6 +147,15 @@ def test_coordinates_are_not_rounded_to_the_values():
     assert (rounded.flatten() - wanted).abs().max() > 0.5 / 512
 
 
+def test_an_expanded_gradient():
+    """The gradient that ``sum`` gives has strides of 0."""
+    inputs = [x.requires_grad_() for x in msda_inputs()]
+    out = attend(inputs[0], LEVELS, *inputs[1:])
+    want = torch.autograd.grad(out, inputs, torch.ones_like(out), retain_graph=True)
+    for a, b in zip(torch.autograd.grad(out.sum(), inputs), want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize('limit', [1, 64])
 def test_blocks_change_nothing(monkeypatch, limit):
     inputs = msda_inputs()

@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures import ModalityLayout
 
-from ..converters.initialiser import InitReport, initialise_streams
+from ..converters.initialiser import initialise_streams
 from ..converters.mit import convert_mit
 from ..fusion import SelfQueryHub, build_fusions
 from ..layers.drop_path import linear_drop_path
@@ -45,6 +45,7 @@ from ..layers.ppx import PPXBlock
 from ..layers.shared_embed import SharedEmbed
 from ..layers.streams import StreamInput
 from ..layers.tokens import to_map, to_tokens
+from .base import StreamBackbone
 
 CMNEXT_VARIANTS = {f'cmnext_b{i}': f'mit_b{i}' for i in (2, 4, 5)}
 # Hidden channels of the PPX blocks per channel; the paper's four stages.
@@ -126,7 +127,7 @@ class ExtraStage(nn.Module):
 
 
 @MODELS.register_module()
-class CMNeXt(BaseModule):
+class CMNeXt(StreamBackbone):
     """RGB and any number of extra modalities, fused after every stage.
 
     The first stream is RGB, the others are the extra modalities, in the order of
@@ -177,12 +178,7 @@ class CMNeXt(BaseModule):
         pretrained: str | Mapping[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is not None and pretrained is not None:
-            raise ValueError(
-                f'CMNeXt got init_cfg={init_cfg} and pretrained={pretrained}, expected '
-                'at most one of them. Take one out of the backbone config.'
-            )
-        super().__init__(init_cfg)
+        super().__init__(modalities, streams, placeholder, pretrained, init_cfg)
         if layout not in _LAYOUTS:
             raise ValueError(
                 f'layout={layout!r}, expected one of {_LAYOUTS}. Change `layout` of '
@@ -191,9 +187,6 @@ class CMNeXt(BaseModule):
         size = cmnext_variant(variant)
         self.variant = variant
         self.layout = layout
-        self.pretrained = pretrained
-        self.init_report: InitReport | None = None
-        self.input = StreamInput(modalities, streams, placeholder)
         self.embed_dims = size.embed_dims
         rates = linear_drop_path(drop_path_rate, size.depths)
         self.rgb = MixTransformer(
@@ -220,11 +213,6 @@ class CMNeXt(BaseModule):
             ratio = _MLP_RATIOS[min(i, len(_MLP_RATIOS) - 1)]
             yield ExtraStage(width, dim, i == 0, count, ratio, rates[i], norm_cfg)
             width = dim
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of the output maps."""
-        return self.embed_dims
 
     def init_weights(self) -> None:
         """The official initialisation, then the pretrained weights, if any.

@@ -15,18 +15,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from torch import Tensor
 
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures import ModalityLayout
 
-from ..converters.initialiser import InitReport, initialise_streams
+from ..converters.initialiser import initialise_streams
 from ..converters.mit import convert_mit
 from ..fusion import build_fusions
 from ..layers.drop_path import linear_drop_path
 from ..layers.mit import MiTVariant, MixTransformer, NormEps, mit_variant
-from ..layers.streams import StreamInput, fuse_stages
+from ..layers.streams import fuse_stages
+from .base import StreamBackbone
 
 
 def stage2_drop_path(
@@ -54,7 +55,7 @@ def stage2_drop_path(
 
 
 @MODELS.register_module()
-class CMX(BaseModule):
+class CMX(StreamBackbone):
     """Two MiT streams with feature rectification and fusion after every stage.
 
     Args:
@@ -95,17 +96,9 @@ class CMX(BaseModule):
         pretrained: str | Mapping[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is not None and pretrained is not None:
-            raise ValueError(
-                f'CMX got init_cfg={init_cfg} and pretrained={pretrained}, expected at '
-                'most one of them. Take one out of the backbone config.'
-            )
-        super().__init__(init_cfg)
+        super().__init__(modalities, streams, placeholder, pretrained, init_cfg)
         size = mit_variant(variant)
         self.variant = variant
-        self.pretrained = pretrained
-        self.init_report: InitReport | None = None
-        self.input = StreamInput(modalities, streams, placeholder)
         if fusion is None:
             _check_two_streams(self.input.names)
             fusion = [
@@ -122,11 +115,6 @@ class CMX(BaseModule):
         )
         self.embed_dims = tuple(size.embed_dims)
         self.fusions = build_fusions(fusion, size.embed_dims, len(self.streams))
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of the output maps."""
-        return self.embed_dims
 
     def init_weights(self) -> None:
         """SegFormer's initialisation, then the pretrained weights, if any."""

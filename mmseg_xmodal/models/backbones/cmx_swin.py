@@ -18,22 +18,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from torch import Tensor
 
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures import ModalityLayout
 
-from ..converters.initialiser import InitReport, initialise_streams
+from ..converters.initialiser import initialise_streams
 from ..converters.swin import convert_swin
 from ..fusion.cmx_fusion import CMXFusion
-from ..layers.streams import StreamInput, fuse_stages
+from ..layers.streams import fuse_stages
 from ..layers.swin import Swin
 from ..layers.swin_sizes import SwinVariant, swin_variant
+from .base import StreamBackbone
 
 
 @MODELS.register_module()
-class CMXSwin(BaseModule):
+class CMXSwin(StreamBackbone):
     """Two Swin streams with feature rectification and fusion after every stage.
 
     Args:
@@ -70,17 +71,9 @@ class CMXSwin(BaseModule):
         pretrained: str | Mapping[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is not None and pretrained is not None:
-            raise ValueError(
-                f'CMXSwin got init_cfg={init_cfg} and pretrained={pretrained}, '
-                'expected at most one of them. Take one out of the backbone config.'
-            )
-        super().__init__(init_cfg)
+        super().__init__(modalities, streams, placeholder, pretrained, init_cfg)
         size = swin_variant(variant)
         self.variant = variant
-        self.pretrained = pretrained
-        self.init_report: InitReport | None = None
-        self.input = StreamInput(modalities, streams, placeholder)
         if len(self.input.names) != 2:
             raise ValueError(
                 f'CMXSwin fuses exactly 2 streams, got {len(self.input.names)}: '
@@ -96,11 +89,6 @@ class CMXSwin(BaseModule):
             CMXFusion(dim, heads)
             for dim, heads in zip(size.embed_dims, size.num_heads, strict=True)
         )
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of the output maps."""
-        return self.embed_dims
 
     def init_weights(self) -> None:
         """Swin's initialisation, then the pretrained weights, if any."""

@@ -19,20 +19,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures import ModalityLayout
 
 from ..converters.dformer import convert_dformer
-from ..converters.initialiser import InitReport, initialise_streams
+from ..converters.initialiser import initialise_streams
 from ..layers.dformer_block import DFormerBlock
 from ..layers.dformer_sizes import DFormerVariant, dformer_variant
 from ..layers.drop_path import linear_drop_path
 from ..layers.resize_linear import fold_norm, is_foldable
 from ..layers.slices import is_plain
-from ..layers.streams import StreamInput
+from .base import StreamBackbone
 
 
 class Stem(nn.Sequential):
@@ -68,7 +67,7 @@ def _conv_norm(conv: Any, norm: Any, x: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class DFormer(BaseModule):
+class DFormer(StreamBackbone):
     """One encoder for two streams: RGB at full width, depth at half.
 
     Args:
@@ -105,17 +104,9 @@ class DFormer(BaseModule):
         pretrained: str | Mapping[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is not None and pretrained is not None:
-            raise ValueError(
-                f'DFormer got init_cfg={init_cfg} and pretrained={pretrained}, '
-                'expected at most one of them. Take one out of the backbone config.'
-            )
-        super().__init__(init_cfg)
+        super().__init__(modalities, streams, placeholder, pretrained, init_cfg)
         size = dformer_variant(variant)
         self.variant = variant
-        self.pretrained = pretrained
-        self.init_report: InitReport | None = None
-        self.input = StreamInput(modalities, streams, placeholder)
         _check_two_streams(self.input.names)
         self.embed_dims = tuple(size.embed_dims)
         first, second = self.input.channels
@@ -138,11 +129,6 @@ class DFormer(BaseModule):
             )
             for i in range(len(dims))
         )
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of the output maps."""
-        return self.embed_dims
 
     def init_weights(self) -> None:
         """Linear layers as in ViT, then the pretrained weights, if any."""

@@ -16,20 +16,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures import ModalityLayout
 
 from ..converters.dformerv2 import convert_dformerv2
-from ..converters.initialiser import InitReport, initialise_streams
+from ..converters.initialiser import initialise_streams
 from ..layers.dformerv2_block import Block, Downsample, Stem
 from ..layers.dformerv2_sizes import DFormerv2Variant, dformerv2_variant
 from ..layers.drop_path import linear_drop_path
 from ..layers.geometry_attention import make_geometry
-from ..layers.streams import StreamInput
 from ..layers.tokens import to_map, to_tokens
+from .base import StreamBackbone
 
 
 class Encoder(nn.Module):
@@ -104,7 +103,7 @@ class Encoder(nn.Module):
 
 
 @MODELS.register_module()
-class DFormerv2(BaseModule):
+class DFormerv2(StreamBackbone):
     """Image encoder with geometry self-attention.
 
     The first stream is the image, the second the prior (depth), which is never encoded:
@@ -143,16 +142,8 @@ class DFormerv2(BaseModule):
         pretrained: str | Mapping[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is not None and pretrained is not None:
-            raise ValueError(
-                f'DFormerv2 got init_cfg={init_cfg} and pretrained={pretrained}, '
-                'expected at most one of them. Take one out of the backbone config.'
-            )
-        super().__init__(init_cfg)
+        super().__init__(modalities, streams, placeholder, pretrained, init_cfg)
         self.variant = variant
-        self.pretrained = pretrained
-        self.init_report: InitReport | None = None
-        self.input = StreamInput(modalities, streams, placeholder)
         if len(self.input.names) != 2:
             raise ValueError(
                 f'DFormerv2 reads an image and a geometry prior, got the streams '
@@ -162,11 +153,6 @@ class DFormerv2(BaseModule):
         size = dformerv2_variant(variant)
         self.embed_dims = size.embed_dims
         self.encoder = Encoder(size, self.input.channels[0], drop_path_rate)
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of the output maps."""
-        return self.embed_dims
 
     def init_weights(self) -> None:
         """Official initialisation or ``init_cfg``, then pretrained weights, if any."""

@@ -24,13 +24,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures import ModalityLayout
 
-from ..converters.initialiser import InitReport, initialise_streams
+from ..converters.initialiser import initialise_streams
 from ..converters.shared_mit import convert_shared_mit
 from ..converters.swin import convert_swin
 from ..fusion.pixel_pair import PixelPairFusion
@@ -40,10 +39,11 @@ from ..layers.shared_swin import SharedSwin
 from ..layers.streams import StreamInput
 from ..layers.swin_sizes import SWIN_VARIANTS, SwinVariant
 from ..layers.tokens import to_map, to_tokens
+from .base import StreamBackbone
 
 
 @MODELS.register_module()
-class GeminiFusion(BaseModule):
+class GeminiFusion(StreamBackbone):
     """Two streams through one encoder, with pixel-wise fusion in every block.
 
     A map of the output holds both streams, the first one's channels first: mmseg's
@@ -84,16 +84,8 @@ class GeminiFusion(BaseModule):
         pretrained: str | Mapping[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is not None and pretrained is not None:
-            raise ValueError(
-                f'GeminiFusion got init_cfg={init_cfg} and pretrained={pretrained}, '
-                'expected at most one of them. Take one out of the backbone config.'
-            )
-        super().__init__(init_cfg)
+        super().__init__(modalities, streams, placeholder, pretrained, init_cfg)
         self.variant = variant
-        self.pretrained = pretrained
-        self.init_report: InitReport | None = None
-        self.input = StreamInput(modalities, streams, placeholder)
         _check_streams(self.input)
         self.encoder: Any = _encoder(variant, drop_path_rate)
         self.embed_dims = self.encoder.embed_dims

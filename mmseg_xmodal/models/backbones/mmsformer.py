@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from torch import Tensor
 
 from mmseg_xmodal.registry import MODELS
@@ -33,13 +33,14 @@ from ..converters.initialiser import InitReport, initialise_streams
 from ..converters.mit import convert_mit
 from ..fusion import build_fusions
 from ..layers.mit import MiTVariant, MixTransformer, NormEps, mit_variant
-from ..layers.streams import StreamInput, fuse_stages
+from ..layers.streams import fuse_stages
+from .base import StreamBackbone
 
 _Variant = str | MiTVariant | Mapping[str, Any]
 
 
 @MODELS.register_module()
-class MMSFormer(BaseModule):
+class MMSFormer(StreamBackbone):
     """MiT streams of any number, fused by a linear layer, MixFFN and a channel gate.
 
     Args:
@@ -89,8 +90,7 @@ class MMSFormer(BaseModule):
                 f'extra_pretrained={extra_pretrained}, expected init_cfg alone or none '
                 'of it. Take one out of the backbone config.'
             )
-        super().__init__(init_cfg)
-        self.input = StreamInput(modalities, streams, placeholder)
+        super().__init__(modalities, streams, placeholder, pretrained, init_cfg)
         self.sizes = [mit_variant(variant)]
         self.sizes += [mit_variant(extra_variant)] * (len(self.input.names) - 1)
         dims = self.sizes[0].embed_dims
@@ -101,9 +101,7 @@ class MMSFormer(BaseModule):
                 'expected equal ones. Set extra_variant of the backbone to '
                 f'{variant!r}.'
             )
-        self.pretrained = pretrained
         self.extra_pretrained = extra_pretrained
-        self.init_report: InitReport | None = None
         eps = NormEps(1e-5, 1e-5, 1e-5, 1e-5) if norm_eps is None else norm_eps
         self.streams = ModuleList(
             MixTransformer(size, channels, drop_path_rate=drop_path_rate, norm_eps=eps)
@@ -115,11 +113,6 @@ class MMSFormer(BaseModule):
             fusion = dict(type='mmseg_xmodal.MixSEFusion')
         if fusion is not None:
             self.fusions = build_fusions(fusion, dims, len(self.streams))
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of the output maps."""
-        return self.embed_dims
 
     def init_weights(self) -> None:
         """SegFormer's initialisation, then the pretrained weights, if any."""

@@ -23,25 +23,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures import ModalityLayout
 
-from ..converters.initialiser import InitReport, initialise_streams
+from ..converters.initialiser import initialise_streams
 from ..converters.mit import convert_mit
 from ..fusion import build_fusions
 from ..layers.initialisation import segformer_init
 from ..layers.mit import MiTVariant, MixTransformer, NormEps, mit_variant
 from ..layers.multi_adapter import SHARING, MultiAdapter
 from ..layers.residual import add_branch
-from ..layers.streams import StreamInput
 from ..layers.tokens import to_map, to_tokens
+from .base import StreamBackbone
 
 
 @MODELS.register_module()
-class StitchFusion(BaseModule):
+class StitchFusion(StreamBackbone):
     """A MiT shared by all streams, with adapters between them in every block.
 
     Each stream has three channels, or one, which is read as three equal ones.
@@ -85,23 +84,15 @@ class StitchFusion(BaseModule):
         pretrained: str | Mapping[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is not None and pretrained is not None:
-            raise ValueError(
-                f'StitchFusion got init_cfg={init_cfg} and pretrained={pretrained}, '
-                'expected at most one of them. Take one out of the backbone config.'
-            )
         if sharing not in SHARING:
             raise ValueError(
                 f'sharing={sharing!r}, expected one of {tuple(SHARING)}. Change '
                 '`sharing` of the backbone.'
             )
-        super().__init__(init_cfg)
+        super().__init__(modalities, streams, placeholder, pretrained, init_cfg)
         size = mit_variant(variant)
         self.variant = variant
         self.sharing = sharing
-        self.pretrained = pretrained
-        self.init_report: InitReport | None = None
-        self.input = StreamInput(modalities, streams, placeholder)
         self._check_channels()
         eps = NormEps(1e-5, 1e-5, 1e-5, 1e-5) if norm_eps is None else norm_eps
         self.trunk = MixTransformer(
@@ -134,11 +125,6 @@ class StitchFusion(BaseModule):
                     '3 or 1. Change `streams` so that each has 3 channels or 1, or use '
                     'mmseg_xmodal.MMSFormer, whose streams read any number.'
                 )
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of the output maps."""
-        return self.embed_dims
 
     def init_weights(self) -> None:
         """SegFormer's initialisation, then the pretrained weights, if any."""

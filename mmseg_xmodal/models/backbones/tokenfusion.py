@@ -30,19 +30,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures import ModalityLayout
 
-from ..converters.initialiser import InitReport, initialise_streams
+from ..converters.initialiser import initialise_streams
 from ..converters.shared_mit import convert_shared_mit
 from ..layers.initialisation import segformer_init
 from ..layers.mit import MiTVariant
 from ..layers.shared_mit import SharedBlock, SharedMixTransformer, Size, StreamNorm
 from ..layers.streams import StreamInput
 from ..layers.tokens import to_map, to_tokens
+from .base import StreamBackbone
 
 # sigmoid(2) = 0.88: pretrained blocks start nearly as they were.
 _FIRST_LOGIT = 2.0
@@ -94,7 +95,7 @@ def exchange(x: Tensor, takes: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class TokenFusion(BaseModule):
+class TokenFusion(StreamBackbone):
     """Two streams through one MiT, which exchange tokens after every block.
 
     A map of the output holds both streams, the first one's channels first: mmseg's
@@ -139,23 +140,15 @@ class TokenFusion(BaseModule):
         pretrained: str | Mapping[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is not None and pretrained is not None:
-            raise ValueError(
-                f'TokenFusion got init_cfg={init_cfg} and pretrained={pretrained}, '
-                'expected at most one of them. Take one out of the backbone config.'
-            )
         if not 0 <= threshold < 1:
             raise ValueError(
                 f'TokenFusion got threshold={threshold}, expected a number in [0, 1): '
                 'scores lie in (0, 1). Change `threshold` of the backbone.'
             )
-        super().__init__(init_cfg)
+        super().__init__(modalities, streams, placeholder, pretrained, init_cfg)
         self.variant = variant
         self.threshold = threshold
         self.score_norm = score_norm
-        self.pretrained = pretrained
-        self.init_report: InitReport | None = None
-        self.input = StreamInput(modalities, streams, placeholder)
         _check_streams(self.input)
         self.encoder = SharedMixTransformer(
             variant, drop_path_rate=drop_path_rate, norm_eps=norm_eps

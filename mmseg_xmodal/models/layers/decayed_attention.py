@@ -23,8 +23,8 @@ from torch.autograd.function import once_differentiable
 # server core (half the time of the whole).
 _ELEMENTS = 1 << 18
 # Weights are kept for the backward pass where a line has at most so many tokens per
-# channel of a head: they are no larger then than so many feature maps, and computing
-# them again takes 3 % of a training step.
+# channel of a head, and computed again for longer lines: kept ones are no larger than
+# so many feature maps.
 _KEEP = 12
 
 

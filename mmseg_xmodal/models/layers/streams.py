@@ -40,7 +40,9 @@ class StreamInput(nn.Module):
 
     def __init__(
         self,
-        modalities: ModalityLayout | Mapping[str, Mapping[str, Any]],
+        modalities: ModalityLayout
+        | Mapping[str, Mapping[str, Any]]
+        | Sequence[Mapping[str, Any]],
         streams: Mapping[str, Sequence[str]] | None = None,
         placeholder: str | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import dispatch
 from . import mmcv_backend, reference
-from .reference import LevelShapes
+from .corners import LevelShapes
 
 NAME = 'multi_scale_deformable_attention'
 _OFFERED = ('torch', 'triton', 'mmcv')

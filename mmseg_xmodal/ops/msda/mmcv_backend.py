@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .reference import LevelShapes, starts_of
+from .corners import LevelShapes, starts_of
 
 _STEP = 64  # images that mmcv takes at a time; it must divide the batch
 

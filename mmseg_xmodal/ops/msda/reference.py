@@ -10,92 +10,16 @@ must be finite: a sample outside reads some value of its level with the weight 0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LevelShapes = Sequence[tuple[int, int]]
+from .corners import Corners, LevelShapes, accumulator, corners, starts_of
 
 # Corners held at a time, and channels gathered at a time: small enough for the cache of
 # a CPU core, large enough to fill a GPU.
 _CORNERS = {'cpu': 1 << 18, 'cuda': 1 << 24}
 _GATHERED = {'cpu': 1 << 20, 'cuda': 1 << 26}
-
-
-class Corners(NamedTuple):
-    """The four corners of samples on one level.
-
-    Shape:
-        - entry: (n, H, P, 4), rows of the value table; corners (0, 0), (0, 1), (1, 0),
-          (1, 1) in (y, x)
-        - weight: (n, H, P, 4), bilinear, 0 outside of the map
-        - dx: (n, H, P, 4), derivative of ``weight`` by x in pixels
-        - dy: (n, H, P, 4), likewise by y
-    """
-
-    entry: Tensor
-    weight: Tensor
-    dx: Tensor
-    dy: Tensor
-
-
-def corners(locations: Tensor, shape: tuple[int, int], base: Tensor) -> Corners:
-    """Find the corners of samples on one non-empty level, and their weights.
-
-    Args:
-        locations: Samples in fractions of the level, (x, y); NaN lies outside.
-        shape: Height and width of the level.
-        base: Row of the value table where the level begins.
-
-    Shape:
-        - locations: (n, H, P, 2)
-        - base: (n, 1, 1), counted in places (rows of H heads)
-    """
-    height, width = shape
-    x = locations[..., 0] * width - 0.5
-    y = locations[..., 1] * height - 0.5
-    inside = (x > -1) & (x < width) & (y > -1) & (y < height)
-    # Elsewhere a coordinate may not even fit into an integer.
-    x, y = torch.where(inside, x, 0.0), torch.where(inside, y, 0.0)
-    left, top = x.detach().floor(), y.detach().floor()
-    fx, fy = x - left, y - top
-    column, row = left.to(base.dtype), top.to(base.dtype)
-    zero = torch.zeros((), dtype=x.dtype, device=x.device)
-    in_x = [(column >= 0) & inside, (column < width - 1) & inside]
-    in_y = [row >= 0, row < height - 1]
-    weight_x = [torch.where(in_x[0], 1 - fx, zero), torch.where(in_x[1], fx, zero)]
-    weight_y = [torch.where(in_y[0], 1 - fy, zero), torch.where(in_y[1], fy, zero)]
-    slope_x = [-in_x[0].to(x.dtype), in_x[1].to(x.dtype)]
-    slope_y = [-in_y[0].to(x.dtype), in_y[1].to(x.dtype)]
-    columns = [column.clamp(min=0), (column + 1).clamp(max=width - 1)]
-    rows = [row.clamp(min=0) * width, (row + 1).clamp(max=height - 1) * width]
-    heads = locations.shape[1]
-    head = torch.arange(heads, dtype=base.dtype, device=base.device).view(1, -1, 1)
-    pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    return Corners(
-        torch.stack(
-            [(base + rows[j] + columns[i]) * heads + head for j, i in pairs], -1
-        ),
-        torch.stack([weight_y[j] * weight_x[i] for j, i in pairs], -1),
-        torch.stack([weight_y[j] * slope_x[i] for j, i in pairs], -1),
-        torch.stack([slope_y[j] * weight_x[i] for j, i in pairs], -1),
-    )
-
-
-def accumulator(value: Tensor) -> torch.dtype:
-    """Dtype of coordinates and sums."""
-    return torch.float64 if value.dtype == torch.float64 else torch.float32
-
-
-def starts_of(shapes: LevelShapes) -> list[int]:
-    """First place of each level."""
-    starts = [0]
-    for height, width in shapes:
-        starts.append(starts[-1] + height * width)
-    return starts[:-1]
 
 
 class _Samples:
@@ -182,51 +106,42 @@ def backward(
         - grad: (B, Q, H * D)
         - the rest: as in :func:`forward`
     """
-    b, _, heads, channels = value.shape
     samples = _Samples(value, shapes, locations, weights)
-    go = grad.reshape(samples.rows * heads, channels).to(samples.dtype)
+    heads, channels, points = samples.heads, samples.channels, samples.points
+    # Expanded gradients, as of a sum, have strides of 0 that products are slow with.
+    go = grad.to(samples.dtype).contiguous().view(samples.rows * heads, channels)
     grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
     grad_location = torch.zeros_like(samples.locations)
     grad_weight = torch.zeros_like(samples.weights)
-    per_row = heads * samples.points * 4
+    table = value.to(samples.dtype).reshape(value.shape[:3].numel(), channels)
     limit = min(_limit(_CORNERS, value), _limit(_GATHERED, value) // max(channels, 1))
     for level in samples.used_levels():
-        (height, width), start = samples.shapes[level], samples.starts[level]
-        places = height * width
-        index = weight = None
-        if need_value:
-            size = (samples.rows, heads, samples.points, 4)
-            index = torch.empty(size, dtype=samples.index_dtype, device=value.device)
-            weight = torch.empty(size, dtype=samples.dtype, device=value.device)
-        if need_samples:
-            part = value[:, start : start + places].to(samples.dtype)
-            table = part.reshape(-1, channels)
-        for block in samples.blocks(limit, per_row):
-            found = samples.corners(block, level, places, 0)
+        height, width = samples.shapes[level]
+        start = samples.starts[level]
+        size = (samples.rows if need_value else 0, heads, points, 4)
+        entry = torch.empty(size, dtype=samples.index_dtype, device=value.device)
+        weight = torch.empty(size, dtype=samples.dtype, device=value.device)
+        for block in samples.blocks(limit, heads * points * 4):
+            found = samples.corners(block, level, samples.places, start)
             factor = samples.weights[block, :, level].to(samples.dtype)
-            if index is not None and weight is not None:
-                index[block] = found.entry
+            if need_value:
+                entry[block] = found.entry
                 torch.mul(found.weight, factor.unsqueeze(-1), out=weight[block])
             if not need_samples:
                 continue
-            rows = factor.shape[0]
-            gathered = table.index_select(0, found.entry.view(-1))
-            gathered = gathered.view(rows * heads, -1, channels)
-            here = go[block.start * heads : (block.start + rows) * heads]
-            dots = torch.bmm(gathered, here.unsqueeze(-1)).view(found.weight.shape)
+            rows = slice(
+                block.start * heads, block.start * heads + factor[..., 0].numel()
+            )
+            dots = _products(table, found.entry, go[rows])
             grad_weight[block, :, level] = (
-                (dots * found.weight).sum(-1).to(grad_weight.dtype)
+                (dots * found.weight).sum(-1).to(weights.dtype)
             )
             by_x = (dots * found.dx).sum(-1) * factor * width
             by_y = (dots * found.dy).sum(-1) * factor * height
-            grad_location[block, :, level] = torch.stack([by_x, by_y], -1).to(
-                grad_location.dtype
-            )
-        if index is not None and weight is not None:
-            summed = scatter_sorted(index, weight, go, b * places * heads)
-            grad_value[:, start : start + places] = summed.view(
-                b, places, heads, channels
-            ).to(value.dtype)
+            by_both = torch.stack([by_x, by_y], -1)
+            grad_location[block, :, level] = by_both.to(locations.dtype)
+        if need_value:
+            _scatter_level(grad_value, start, height * width, entry, weight, go)
     return (
         grad_value if need_value else None,
         grad_location.view_as(locations) if need_samples else None,
@@ -234,21 +149,54 @@ def backward(
     )
 
 
-def scatter_sorted(index: Tensor, weight: Tensor, grad: Tensor, rows: int) -> Tensor:
-    """Add ``weight * grad`` into the rows that ``index`` names, in a fixed order.
+def _products(table: Tensor, entry: Tensor, go: Tensor) -> Tensor:
+    """Scalar products of the gathered corners with the gradient of their row."""
+    gathered = table.index_select(0, entry.view(-1)).view(len(go), -1, go.shape[-1])
+    # A row times a transposed matrix: several times faster than matrix times column.
+    return torch.bmm(go.unsqueeze(1), gathered.transpose(1, 2)).view(entry.shape)
+
+
+def _scatter_level(
+    grad_value: Tensor,
+    start: int,
+    count: int,
+    entry: Tensor,
+    weight: Tensor,
+    go: Tensor,
+) -> None:
+    """Write the gradient of one level's values, image by image to save memory."""
+    b, places, heads, channels = grad_value.shape
+    queries = len(entry) // b
+    for image in range(b):
+        rows = slice(image * queries, (image + 1) * queries)
+        first = (image * places + start) * heads
+        rows_of_go = slice(rows.start * heads, rows.stop * heads)
+        targets = torch.arange(
+            first, first + count * heads, dtype=entry.dtype, device=entry.device
+        )
+        summed = scatter_sorted(entry[rows], weight[rows], go[rows_of_go], targets)
+        grad_value[image, start : start + count] = summed.view(
+            count, heads, channels
+        ).to(grad_value.dtype)
+
+
+def scatter_sorted(
+    entry: Tensor, weight: Tensor, grad: Tensor, targets: Tensor
+) -> Tensor:
+    """Add ``weight * grad`` up for each target that ``entry`` names, in a fixed order.
 
     Shape:
-        - index: n * K elements, the first K belong to the first row of ``grad``
-        - weight: as ``index``
+        - entry: n * K elements, the first K belong to the first row of ``grad``
+        - weight: as ``entry``
         - grad: (n, D)
-        - output: (rows, D)
+        - targets: (T,), without a gap, of which every entry is one
+        - output: (T, D)
     """
-    per_source = index.numel() // max(grad.shape[0], 1)
-    ordered, order = torch.sort(index.reshape(-1), stable=True)
-    targets = torch.arange(rows, dtype=ordered.dtype, device=ordered.device)
-    bounds = torch.searchsorted(ordered, targets, out_int32=index.dtype == torch.int32)
+    per_source = max(entry.numel() // max(len(grad), 1), 1)
+    ordered, order = torch.sort(entry.reshape(-1), stable=True)
+    bounds = torch.searchsorted(ordered, targets, out_int32=entry.dtype == torch.int32)
     weight = weight.reshape(-1)[order]
-    source = order.div_(per_source, rounding_mode='floor').to(index.dtype)
+    source = order.div_(per_source, rounding_mode='floor').to(entry.dtype)
     return F.embedding_bag(source, grad, bounds, per_sample_weights=weight, mode='sum')
 
 

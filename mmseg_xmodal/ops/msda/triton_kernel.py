@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import reference
-from .reference import LevelShapes
+from .corners import LevelShapes, starts_of
 
 # Rows of a block and warps, for measurements: None takes what `block_shape` says.
 tuned: dict[str, tuple[int, int] | None] = {'forward': None, 'backward': None}
@@ -206,7 +206,7 @@ def block_shape(
 @functools.lru_cache(maxsize=256)
 def _levels(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     """(height, width, start) of each level; kept, so that no later call waits."""
-    starts = reference.starts_of(shapes)
+    starts = starts_of(shapes)
     rows = [[*shape, start] for shape, start in zip(shapes, starts, strict=True)]
     return torch.tensor(rows, dtype=torch.int32, device=device)
 
