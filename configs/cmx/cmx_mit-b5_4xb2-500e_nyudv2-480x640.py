@@ -7,24 +7,5 @@ Published: mIoU 56.8, with flip and scales .75, 1, 1.25 56.9 (official README, 6
 Measured here: not run.
 """
 
-_base_ = [
-    '../_base_/models/cmx_mit-b0.py',
-    '../_base_/datasets/nyudv2_hha.py',
-    '../_base_/schedules/schedule_cmx_500e.py',
-    '../_base_/epoch_runtime.py',
-]
-modalities = _base_.modalities
-model = dict(
-    data_preprocessor=dict(
-        modalities=modalities, size=_base_.crop_size, validity=False
-    ),
-    backbone=dict(
-        modalities=modalities, variant='mit_b5', pretrained='pretrain/mit_b5.pth'
-    ),
-    decode_head=dict(
-        in_channels=[64, 128, 320, 512],
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
-        loss_decode=dict(avg_non_ignore=True),
-        num_classes=_base_.num_classes,
-    ),
-)
+_base_ = ['./cmx_mit-b2_4xb2-500e_nyudv2-480x640.py']
+model = dict(backbone=dict(variant='mit_b5', pretrained='pretrain/mit_b5.pth'))

@@ -6,28 +6,8 @@ Published: in the paper and the official README; not restated, since not checked
 Measured here: not run.
 """
 
-_base_ = [
-    '../_base_/models/dformer_tiny.py',
-    '../_base_/datasets/nyudv2_depth.py',
-    '../_base_/schedules/schedule_cmx_500e.py',
-    '../_base_/epoch_runtime.py',
-]
-modalities = _base_.modalities
+_base_ = ['./dformer-tiny_4xb2-500e_nyudv2-480x640.py']
 model = dict(
-    data_preprocessor=dict(
-        modalities=modalities, size=_base_.crop_size, validity=False
-    ),
-    backbone=dict(
-        modalities=modalities,
-        variant='dformer_small',
-        drop_path_rate=0.1,
-        pretrained='pretrain/DFormer_Small.pth.tar',
-    ),
-    decode_head=dict(
-        in_channels=[128, 256, 512],
-        loss_decode=dict(avg_non_ignore=True),
-        num_classes=_base_.num_classes,
-    ),
+    backbone=dict(variant='dformer_small', pretrained='pretrain/DFormer_Small.pth.tar'),
+    decode_head=dict(in_channels=[128, 256, 512]),
 )
-sync_bn = 'torch'
-train_dataloader = dict(batch_size=2)

@@ -6,32 +6,10 @@ Published: in the paper and the official README; not restated, since not checked
 Measured here: not run.
 """
 
-_base_ = [
-    '../_base_/models/dformerv2_s.py',
-    '../_base_/datasets/sunrgbd_depth.py',
-    '../_base_/schedules/schedule_cmx_300e.py',
-    '../_base_/epoch_runtime.py',
-]
-modalities = _base_.modalities
-# Here alone the official code takes RGB.
-modalities.rgb.order = 'rgb'
-data = dict(dataset=dict(modalities=modalities))
+_base_ = ['./dformerv2-s_4xb4-300e_sunrgbd-480x480.py']
 model = dict(
-    data_preprocessor=dict(
-        modalities=modalities, size=_base_.crop_size, validity=False
-    ),
     backbone=dict(
-        modalities=modalities,
-        variant='dformerv2_b',
-        drop_path_rate=0.1,
-        pretrained='pretrain/DFormerv2_Base_pretrained.pth',
+        variant='dformerv2_b', pretrained='pretrain/DFormerv2_Base_pretrained.pth'
     ),
-    decode_head=dict(
-        in_channels=[160, 320, 512],
-        channels=1024,
-        loss_decode=dict(avg_non_ignore=True),
-        num_classes=_base_.num_classes,
-    ),
+    decode_head=dict(in_channels=[160, 320, 512]),
 )
-sync_bn = 'torch'
-train_dataloader = val_dataloader = test_dataloader = data

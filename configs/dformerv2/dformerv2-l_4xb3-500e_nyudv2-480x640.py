@@ -6,29 +6,13 @@ Published: in the paper and the official README; not restated, since not checked
 Measured here: not run.
 """
 
-_base_ = [
-    '../_base_/models/dformerv2_s.py',
-    '../_base_/datasets/nyudv2_depth.py',
-    '../_base_/schedules/schedule_cmx_500e.py',
-    '../_base_/epoch_runtime.py',
-]
-modalities = _base_.modalities
+_base_ = ['./dformerv2-s_4xb4-500e_nyudv2-480x640.py']
 model = dict(
-    data_preprocessor=dict(
-        modalities=modalities, size=_base_.crop_size, validity=False
-    ),
     backbone=dict(
-        modalities=modalities,
         variant='dformerv2_l',
         drop_path_rate=0.3,
         pretrained='pretrain/DFormerv2_Large_pretrained.pth',
     ),
-    decode_head=dict(
-        in_channels=[224, 448, 640],
-        channels=1024,
-        loss_decode=dict(avg_non_ignore=True),
-        num_classes=_base_.num_classes,
-    ),
+    decode_head=dict(in_channels=[224, 448, 640], channels=1024),
 )
-sync_bn = 'torch'
 train_dataloader = dict(batch_size=3)

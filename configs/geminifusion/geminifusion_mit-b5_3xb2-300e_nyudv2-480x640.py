@@ -7,30 +7,9 @@ Published: mIoU 57.7 (official README, 654 test images, single scale, its own
 Measured here: not run.
 """
 
-_base_ = [
-    '../_base_/models/geminifusion_mit-b0.py',
-    '../_base_/datasets/nyudv2_depth_jitter.py',
-    '../_base_/schedules/schedule_tokenfusion_300e.py',
-    '../_base_/epoch_runtime.py',
-]
-modalities = _base_.modalities
+_base_ = ['./geminifusion_mit-b3_3xb2-300e_nyudv2-480x640.py']
 model = dict(
-    data_preprocessor=dict(
-        modalities=modalities, size=_base_.crop_size, validity=False
-    ),
     backbone=dict(
-        modalities=modalities,
-        variant='mit_b5',
-        drop_path_rate=0.35,
-        pretrained='pretrain/mit_b5.pth',
-    ),
-    decode_head=dict(
-        in_channels=[128, 256, 640, 1024],
-        loss_decode=dict(avg_non_ignore=True),
-        num_classes=_base_.num_classes,
-    ),
+        variant='mit_b5', drop_path_rate=0.35, pretrained='pretrain/mit_b5.pth'
+    )
 )
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='mmseg_xmodal.FreezeNormStatsHook'),
-]

@@ -7,31 +7,6 @@ Published: mIoU 53.3 (official README, 5050 test images, single scale, its own
 Measured here: not run.
 """
 
-_base_ = [
-    '../_base_/models/geminifusion_mit-b0.py',
-    '../_base_/datasets/sunrgbd_depth_jitter.py',
-    '../_base_/schedules/schedule_tokenfusion_300e_sunrgbd.py',
-    '../_base_/epoch_runtime.py',
-]
-modalities = _base_.modalities
-model = dict(
-    data_preprocessor=dict(
-        modalities=modalities, size=_base_.crop_size, validity=False
-    ),
-    backbone=dict(
-        modalities=modalities,
-        variant='mit_b5',
-        drop_path_rate=0.4,
-        pretrained='pretrain/mit_b5.pth',
-    ),
-    decode_head=dict(
-        in_channels=[128, 256, 640, 1024],
-        loss_decode=dict(avg_non_ignore=True),
-        num_classes=_base_.num_classes,
-    ),
-)
+_base_ = ['./geminifusion_mit-b3_4xb2-300e_sunrgbd-480x480.py']
+model = dict(backbone=dict(variant='mit_b5', pretrained='pretrain/mit_b5.pth'))
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05))
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='mmseg_xmodal.FreezeNormStatsHook'),
-]
