@@ -50,7 +50,7 @@ def windowed_cross_attention(
     if k.dim() == 5:
         k, v = k.unsqueeze(1), v.unsqueeze(1)
         key_mask = None if key_mask is None else key_mask.unsqueeze(1)
-    b, h, w, heads, _ = q.shape
+    h, w = q.shape[1:3]
     bottom, right = -h % height, -w % width
     if bottom or right:
         if key_mask is None:
@@ -66,11 +66,15 @@ def windowed_cross_attention(
         None if key_mask is None else _partition_mask(key_mask, windows),
         scale,
     )
-    rows, columns = (h + bottom) // height, (w + right) // width
-    out = out.view(b, rows, columns, heads, height, width, v.shape[-1])
-    out = out.permute(0, 1, 4, 2, 5, 3, 6)
-    out = out.reshape(b, h + bottom, w + right, heads, v.shape[-1])
-    return out[:, :h, :w]
+    return _join(out, q.shape, windows)[:, :h, :w]
+
+
+def _join(out: Tensor, shape: torch.Size, window: tuple[int, int]) -> Tensor:
+    """(B * windows, heads, places, Dv) -> (B, H, W, heads, Dv)."""
+    b, h, w, heads, _ = shape
+    rows, columns = h // window[0], w // window[1]
+    out = out.view(b, rows, columns, heads, *window, out.shape[-1])
+    return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, heads, out.shape[-1])
 
 
 def _partition(x: Tensor, window: tuple[int, int]) -> Tensor:
