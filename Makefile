@@ -47,13 +47,13 @@ lint: $(ONEDL)
 	$(VENV)/bin/mypy
 
 pytest: $(ONEDL)
-	$(VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test: lint pytest
 	$(VENV)/bin/python tools/benchmark/report.py --check
 
 test-openmmlab: $(OPENMMLAB)
-	$(VENV_OPENMMLAB)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(VENV_OPENMMLAB)/bin/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 report: $(ONEDL)
 	$(VENV)/bin/python tools/benchmark/report.py
