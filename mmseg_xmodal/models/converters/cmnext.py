@@ -13,13 +13,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch import Tensor
-
+from .cmx import fusion_key
 from .io import shorten
 from .mit import find_mit_variant, segformer_key
-from .official import Official, State, register_official
+from .official import Official, State, mlp_head, register_official, renaming
 
-_FUSION = {'FRMs': 'rectify', 'FFMs': 'fuse'}
 _SIZES = {f'mit_b{i}': f'cmnext_b{i}' for i in (2, 4, 5)}
 _FIRST = 'backbone.extra_downsample_layers.0.'
 # Official pattern of the extra branch, with stages from {0} or {1}, and our place.
@@ -57,9 +55,9 @@ def cmnext_key(key: str) -> str | None:
     if not key.startswith('backbone.'):
         return None
     inner = key.removeprefix('backbone.')
-    match = re.fullmatch(r'(FRMs|FFMs)\.(\d+)\.(.+)', inner)
-    if match:
-        return f'backbone.fusions.{match[2]}.{_FUSION[match[1]]}.{match[3]}'
+    fusion = fusion_key(inner)
+    if fusion is not None:
+        return f'backbone.{fusion}'
     for pattern, start, place in _EXTRA:
         match = re.fullmatch(pattern, inner)
         if match:
@@ -114,21 +112,8 @@ def cmnext_config(state: State) -> dict:
     return dict(
         type='mmseg.EncoderDecoder',
         backbone=dict(backbone, modalities=modalities),
-        decode_head=dict(
-            type='mmseg_xmodal.CMNeXtHead',
-            in_channels=[
-                state[f'backbone.patch_embed{i}.proj.weight'].shape[0]
-                for i in range(1, 5)
-            ],
-            channels=state['decode_head.linear_pred.weight'].shape[1],
-            num_classes=state['decode_head.linear_pred.weight'].shape[0],
-        ),
+        decode_head=mlp_head(state, 'CMNeXtHead'),
     )
-
-
-def _translate(key: str, value: Tensor) -> dict[str, Tensor] | None:
-    ours = cmnext_key(key)
-    return None if ours is None else {ours: value}
 
 
 CMNEXT = register_official(
@@ -136,7 +121,7 @@ CMNEXT = register_official(
         name='cmnext',
         title='official CMNeXt (MiT for RGB, PPX branch for the others)',
         config=cmnext_config,
-        translate=_translate,
+        translate=renaming(cmnext_key),
         notes=(
             "official inputs: RGB with order='rgb', mean=[123.675, 116.28, 103.53], "
             'std=[58.395, 57.12, 57.375]; all other modalities divided by 255 '

@@ -11,13 +11,24 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor
-
 from .io import shorten
 from .mit import find_mit_variant, segformer_key
-from .official import Official, State, register_official
+from .official import Official, State, mlp_head, register_official, renaming
 
 _FUSION = {'FRMs': 'rectify', 'FFMs': 'fuse'}
+
+
+def fusion_key(key: str) -> str | None:
+    """Translate the key of an FRM or FFM inside a backbone; None when it is none.
+
+    Args:
+        key: Such as ``FFMs.0.cross.norm1.weight``.
+
+    Returns:
+        Such as ``fusions.0.fuse.cross.norm1.weight``.
+    """
+    match = re.fullmatch(r'(FRMs|FFMs)\.(\d+)\.(.+)', key)
+    return match and f'fusions.{match[2]}.{_FUSION[match[1]]}.{match[3]}'
 
 
 def cmx_key(key: str) -> str | None:
@@ -31,9 +42,9 @@ def cmx_key(key: str) -> str | None:
     """
     if key.startswith('decode_head.'):
         return key
-    match = re.fullmatch(r'backbone\.(FRMs|FFMs)\.(\d+)\.(.+)', key)
-    if match:
-        return f'backbone.fusions.{match[2]}.{_FUSION[match[1]]}.{match[3]}'
+    fusion = fusion_key(key.removeprefix('backbone.'))
+    if fusion is not None:
+        return f'backbone.{fusion}'
     match = re.fullmatch(r'backbone\.(extra_)?(.+)', key)
     inner = segformer_key(match[2]) if match else None
     if match is None or inner is None:
@@ -70,21 +81,8 @@ def cmx_config(state: State) -> dict:
             },
             variant=variant,
         ),
-        decode_head=dict(
-            type='mmseg_xmodal.CMXHead',
-            in_channels=[
-                state[f'backbone.patch_embed{i}.proj.weight'].shape[0]
-                for i in range(1, 5)
-            ],
-            channels=state['decode_head.linear_pred.weight'].shape[1],
-            num_classes=state['decode_head.linear_pred.weight'].shape[0],
-        ),
+        decode_head=mlp_head(state, 'CMXHead'),
     )
-
-
-def _translate(key: str, value: Tensor) -> dict[str, Tensor] | None:
-    ours = cmx_key(key)
-    return None if ours is None else {ours: value}
 
 
 CMX = register_official(
@@ -92,7 +90,7 @@ CMX = register_official(
         name='cmx',
         title='official CMX (MiT streams, MLP decoder)',
         config=cmx_config,
-        translate=_translate,
+        translate=renaming(cmx_key),
         notes=(
             "official inputs are BGR: order='bgr', mean=[123.675, 116.28, 103.53], "
             'std=[58.395, 57.12, 57.375] on both streams',

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor
-
 from .cmx import CMX, cmx_key
 from .io import shorten
-from .official import Official, State, register_official
+from .official import Official, State, mlp_head, register_official, renaming
 from .swin import find_swin_variant, swin_key
 
 _PARTS = re.compile(r'backbone\.(patch_embed|layers|downsamples|norm)(_d)?(\.?\d*\..+)')
@@ -70,7 +68,6 @@ def cmx_swin_config(state: State) -> dict:
             f'{lacking}, expected twice the same and none. The first keys are '
             f'{shorten(state, 5)}. Give the file that the official repository offers.'
         )
-    dim = state['backbone.patch_embed.proj.weight'].shape[0]
     return dict(
         type='mmseg.EncoderDecoder',
         backbone=dict(
@@ -81,18 +78,8 @@ def cmx_swin_config(state: State) -> dict:
             },
             variant=sizes[0],
         ),
-        decode_head=dict(
-            type='mmseg_xmodal.CMXHead',
-            in_channels=[dim * 2**i for i in range(4)],
-            channels=state['decode_head.linear_pred.weight'].shape[1],
-            num_classes=state['decode_head.linear_pred.weight'].shape[0],
-        ),
+        decode_head=mlp_head(state, 'CMXHead'),
     )
-
-
-def _translate(key: str, value: Tensor) -> dict[str, Tensor] | None:
-    ours = cmx_swin_key(key)
-    return None if ours is None else ({ours: value} if ours else {})
 
 
 CMX_SWIN = register_official(
@@ -100,7 +87,7 @@ CMX_SWIN = register_official(
         name='cmx-swin',
         title='official CMX (Swin streams, MLP decoder)',
         config=cmx_swin_config,
-        translate=_translate,
+        translate=renaming(cmx_swin_key),
         notes=CMX.notes,
     )
 )

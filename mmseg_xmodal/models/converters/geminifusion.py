@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor
-
 from .io import shorten
 from .mit import find_mit_variant, segformer_key
-from .official import Official, State, register_official
+from .official import Official, State, register_official, renaming
 
 _CROSS = {'cross_attn_0_to_1': 'cross.0', 'cross_attn_1_to_0': 'cross.1'}
 _FUSION = {
@@ -99,17 +97,12 @@ def gemini_config(state: State) -> dict:
     )
 
 
-def _translate(key: str, value: Tensor) -> dict[str, Tensor] | None:
-    ours = gemini_key(key)
-    return None if ours is None else {ours: value}
-
-
 GEMINIFUSION = register_official(
     Official(
         name='geminifusion',
         title='official GeminiFusion (MiT encoder)',
         config=gemini_config,
-        translate=_translate,
+        translate=renaming(gemini_key),
         notes=(
             "official inputs are RGB: order='rgb', mean=[123.675, 116.28, 103.53], "
             'std=[58.395, 57.12, 57.375], and depth divided by 255, three times the '

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..layers.adaptation import is_addition
 from ..layers.first_conv import FIRST_CONV_MODES, adapt_first_conv, find_first_conv
 from .io import load_state, shorten
+from .layouts import split_backbone
 from .mit import Converted
 
 
@@ -45,12 +46,8 @@ class InitReport:
 
 def keep_layout(state: Mapping[str, Tensor]) -> Converted:
     """Take weights in the backbone's own layout; a prefix ``backbone.`` goes off."""
-    prefix = 'backbone.'
-    inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-    if not inside:
-        return Converted(dict(state), 'the backbone')
-    outside = tuple(key for key in state if not key.startswith(prefix))
-    return Converted(inside, 'the backbone', outside)
+    inside, outside = split_backbone(state)
+    return Converted(dict(inside), 'the backbone', tuple(outside))
 
 
 def _options(pretrained: str | Mapping[str, Any]) -> tuple[str, Any]:

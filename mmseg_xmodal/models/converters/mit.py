@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from ..layers.mit import MIT_VARIANTS
-from .io import shorten
+from .layouts import find_layout, split_backbone, translate_all
 
 _LEAF = r'(?P<leaf>weight|bias)'
 _SEGFORMER = [
@@ -139,6 +139,14 @@ def _mmseg_entry(key: str, value: Tensor) -> dict[str, Tensor] | None:
     return {f'{base}.mlp.{name}.{leaf}': flat}
 
 
+# Layout to a key that only it has.
+_MARKS = {
+    'segformer': 'patch_embed1.proj.weight',
+    'mmseg': 'layers.0.0.projection.weight',
+    'mmseg_xmodal': 'stages.0.patch_embed.proj.weight',
+}
+
+
 def _translate(key: str, value: Tensor, layout: str) -> dict[str, Tensor] | None:
     if layout == 'mmseg':
         return _mmseg_entry(key, value)
@@ -146,18 +154,6 @@ def _translate(key: str, value: Tensor, layout: str) -> dict[str, Tensor] | None
         ours = segformer_key(key)
         return None if ours is None else {ours: value}
     return {key: value} if key.startswith('stages.') else None
-
-
-def _layout(keys: Iterable[str]) -> str | None:
-    keys = set(keys)
-    for layout, mark in (
-        ('segformer', 'patch_embed1.proj.weight'),
-        ('mmseg', 'layers.0.0.projection.weight'),
-        ('mmseg_xmodal', 'stages.0.patch_embed.proj.weight'),
-    ):
-        if mark in keys:
-            return layout
-    return None
 
 
 def convert_mit(state: Mapping[str, Tensor]) -> Converted:
@@ -176,37 +172,15 @@ def convert_mit(state: Mapping[str, Tensor]) -> Converted:
     Raises:
         ValueError: If the layout is unknown, or a backbone key fits no rule.
     """
-    skipped: list[str] = []
-    if any(key.startswith('backbone.') for key in state):
-        skipped = [key for key in state if not key.startswith('backbone.')]
-        state = {
-            key[len('backbone.') :]: value
-            for key, value in state.items()
-            if key.startswith('backbone.')
-        }
-    layout = _layout(state)
-    if layout is None:
-        raise ValueError(
-            f'These are no MiT weights: the keys begin with {shorten(state, 5)}, '
-            "expected one of 'patch_embed1.proj.weight' (official SegFormer), "
-            "'layers.0.0.projection.weight' (mmseg) or "
-            "'stages.0.patch_embed.proj.weight' (ours). Change the checkpoint."
-        )
-    converted: dict[str, Tensor] = {}
-    unknown = []
-    for key, value in state.items():
-        entries = _translate(key, value, layout)
-        if entries is not None:
-            converted.update(entries)
-        elif key.startswith('head.'):
-            skipped.append(key)
-        else:
-            unknown.append(key)
-    if unknown:
-        raise ValueError(
-            f'{len(unknown)} keys fit no rule of the MiT layout {layout!r}: '
-            f'{shorten(unknown)}. Expected a plain MiT; change the checkpoint.'
-        )
+    state, outside = split_backbone(state)
+    layout = find_layout(state, _MARKS, 'MiT')
+    converted, skipped = translate_all(
+        state,
+        lambda key, value: _translate(key, value, layout),
+        ('head.',),
+        f'the MiT layout {layout!r}, a plain MiT',
+    )
+    skipped = outside + skipped
     size = _find_variant(
         converted,
         'stages.{}.patch_embed.proj.weight',

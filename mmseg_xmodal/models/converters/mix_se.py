@@ -1,4 +1,4 @@
-"""Keys of the fusion, and the head, that MMSFormer and StitchFusion share.
+"""Keys of the fusion that MMSFormer and StitchFusion share.
 
 Official modules hold the parts of all stages in lists, ours has one module per stage.
 """
@@ -6,8 +6,6 @@ Official modules hold the parts of all stages in lists, ours has one module per 
 from __future__ import annotations
 
 import re
-
-from .official import State
 
 _PARTS = {
     'liner_fusion_layers': 'linear',
@@ -31,16 +29,3 @@ def mix_se_key(key: str, prefix: str) -> str | None:
     if not match:
         return None
     return f'backbone.fusions.{match[2]}.{_PARTS[match[1]]}.{match[3]}'
-
-
-def head_config(state: State) -> dict:
-    """Read the config of the decode head from an official checkpoint."""
-    classifier = state['decode_head.linear_pred.weight']
-    return dict(
-        type='mmseg_xmodal.CMNeXtHead',
-        in_channels=[
-            state[f'decode_head.linear_c{i}.proj.weight'].shape[1] for i in range(1, 5)
-        ],
-        channels=classifier.shape[1],
-        num_classes=classifier.shape[0],
-    )

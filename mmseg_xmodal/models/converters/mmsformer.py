@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from .io import shorten
 from .mit import find_mit_variant, segformer_key
-from .mix_se import head_config, mix_se_key
-from .official import Official, State, register_official
+from .mix_se import mix_se_key
+from .official import Official, State, mlp_head, register_official, renaming
 
 _EXTRA = r'backbone\.extra_mit\.(\d+)\.'
 _FUSION = 'backbone.fusion_block.'
@@ -82,7 +80,9 @@ def mmsformer_config(state: State) -> dict:
     if extras:
         backbone['extra_variant'] = extras.pop()
     return dict(
-        type='mmseg.EncoderDecoder', backbone=backbone, decode_head=head_config(state)
+        type='mmseg.EncoderDecoder',
+        backbone=backbone,
+        decode_head=mlp_head(state, 'CMNeXtHead'),
     )
 
 
@@ -95,17 +95,12 @@ def _modalities(state: State, extras: int) -> list[Mapping]:
     return [dict(name=name, channels=width) for name, width in channels.items()]
 
 
-def _translate(key: str, value: Tensor) -> dict[str, Tensor] | None:
-    ours = mmsformer_key(key)
-    return None if ours is None else {ours: value}
-
-
 MMSFORMER = register_official(
     Official(
         name='mmsformer',
         title='official MMSFormer (one MiT per modality)',
         config=mmsformer_config,
-        translate=_translate,
+        translate=renaming(mmsformer_key),
         notes=(
             'the modalities are rgb, x1, x2, ... in the official order, three channels '
             'each; give `modalities` as a list in that order',

@@ -47,7 +47,41 @@ class Official:
     variants: tuple[str, ...] = ()
 
 
+Translate = Callable[[str, Tensor], Mapping[str, Tensor] | None]
 OFFICIAL: dict[str, Official] = {}
+
+
+def renaming(rename: Callable[[str], str | None]) -> Translate:
+    """Make ``translate`` of a family whose tensors stay as they are.
+
+    Args:
+        rename: From an official key to ours; None for an unknown one, ``''`` for a
+            constant that needs no place.
+    """
+
+    def translate(key: str, value: Tensor) -> dict[str, Tensor] | None:
+        ours = rename(key)
+        return None if ours is None else ({ours: value} if ours else {})
+
+    return translate
+
+
+def mlp_head(state: State, kind: str, prefix: str = 'decode_head.') -> dict[str, Any]:
+    """Read the config of an MLP decoder from its weights.
+
+    Args:
+        state: Official key to tensor.
+        kind: Name of our head, such as ``'CMXHead'``.
+        prefix: Before ``linear_pred`` and ``linear_c1``.
+    """
+    classes, channels = state[f'{prefix}linear_pred.weight'].shape[:2]
+    levels = [state[f'{prefix}linear_c{i}.proj.weight'] for i in range(1, 5)]
+    return dict(
+        type=f'mmseg_xmodal.{kind}',
+        in_channels=[level.shape[1] for level in levels],
+        channels=channels,
+        num_classes=classes,
+    )
 
 
 def register_official(official: Official) -> Official:

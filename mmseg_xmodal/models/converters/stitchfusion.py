@@ -14,12 +14,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch import Tensor
-
 from .io import shorten
 from .mit import find_mit_variant, segformer_key
-from .mix_se import head_config, mix_se_key
-from .official import Official, State, register_official
+from .mix_se import mix_se_key
+from .official import Official, State, mlp_head, register_official, renaming
 
 _FUSION = 'backbone.feature_cross.'
 _BLOCK = r'backbone\.block(?P<stage>\d+)\.(?P<block>\d+)\.'
@@ -103,13 +101,10 @@ def stitchfusion_config(state: State) -> dict:
     if downs:
         backbone['rank'] = len(downs[0])
     return dict(
-        type='mmseg.EncoderDecoder', backbone=backbone, decode_head=head_config(state)
+        type='mmseg.EncoderDecoder',
+        backbone=backbone,
+        decode_head=mlp_head(state, 'CMNeXtHead'),
     )
-
-
-def _translate(key: str, value: Tensor) -> dict[str, Tensor] | None:
-    ours = stitchfusion_key(key)
-    return None if ours is None else {ours: value}
 
 
 STITCHFUSION = register_official(
@@ -117,7 +112,7 @@ STITCHFUSION = register_official(
         name='stitchfusion',
         title='official StitchFusion',
         config=stitchfusion_config,
-        translate=_translate,
+        translate=renaming(stitchfusion_key),
         notes=(
             'the modalities are rgb, x1, x2, ... in the official order, three channels '
             'each; their order matters: give `modalities` as a list in that order',

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..layers.swin_sizes import SWIN_VARIANTS
-from .io import shorten
+from .layouts import find_layout, split_backbone, translate_all
 from .mit import Converted
 
 _LEAF = r'(weight|bias)'
@@ -130,6 +130,14 @@ def _mmseg_entry(key: str, value: Tensor) -> dict[str, Tensor] | None:
     return None
 
 
+# Layout to a key that only it has.
+_MARKS = {
+    'official Swin': 'layers.0.blocks.0.attn.qkv.weight',
+    'mmseg': 'stages.0.blocks.0.attn.w_msa.qkv.weight',
+    'mmseg_xmodal': 'stages.0.blocks.0.attn.qkv.weight',
+}
+
+
 def _translate(key: str, value: Tensor, layout: str) -> dict[str, Tensor] | None:
     if layout == 'mmseg':
         return _mmseg_entry(key, value)
@@ -137,18 +145,6 @@ def _translate(key: str, value: Tensor, layout: str) -> dict[str, Tensor] | None
         ours = swin_key(key)
         return None if ours is None else ({ours: value} if ours else {})
     return {key: value} if key.startswith(('patch_embed.', 'stages.')) else None
-
-
-def _layout(keys: Iterable[str]) -> str | None:
-    keys = set(keys)
-    for layout, mark in (
-        ('official Swin', 'layers.0.blocks.0.attn.qkv.weight'),
-        ('mmseg', 'stages.0.blocks.0.attn.w_msa.qkv.weight'),
-        ('mmseg_xmodal', 'stages.0.blocks.0.attn.qkv.weight'),
-    ):
-        if mark in keys:
-            return layout
-    return None
 
 
 def _add_output_norms(state: dict[str, Tensor]) -> None:
@@ -178,38 +174,15 @@ def convert_swin(state: Mapping[str, Tensor]) -> Converted:
     Raises:
         ValueError: If the layout is unknown, or a backbone key fits no rule.
     """
-    skipped: list[str] = []
-    if any(key.startswith('backbone.') for key in state):
-        skipped = [key for key in state if not key.startswith('backbone.')]
-        state = {
-            key[len('backbone.') :]: value
-            for key, value in state.items()
-            if key.startswith('backbone.')
-        }
-    layout = _layout(state)
-    if layout is None:
-        raise ValueError(
-            f'These are no Swin weights: the keys begin with {shorten(state, 5)}, '
-            "expected one of 'layers.0.blocks.0.attn.qkv.weight' (official), "
-            "'stages.0.blocks.0.attn.w_msa.qkv.weight' (mmseg) or "
-            "'stages.0.blocks.0.attn.qkv.weight' (ours). Change the checkpoint."
-        )
-    converted: dict[str, Tensor] = {}
-    unknown = []
-    for key, value in state.items():
-        entries = _translate(key, value, layout)
-        if entries is not None:
-            converted.update(entries)
-        elif key.startswith(('head.', 'norm.')):
-            skipped.append(key)
-        else:
-            unknown.append(key)
-    if unknown:
-        raise ValueError(
-            f'{len(unknown)} keys fit no rule of the Swin layout {layout!r}: '
-            f'{shorten(unknown)}. Expected Swin Transformer, version 1, without '
-            'absolute positions; change the checkpoint.'
-        )
+    state, outside = split_backbone(state)
+    layout = find_layout(state, _MARKS, 'Swin')
+    converted, skipped = translate_all(
+        state,
+        lambda key, value: _translate(key, value, layout),
+        ('head.', 'norm.'),
+        f'the Swin layout {layout!r}, version 1 without absolute positions',
+    )
+    skipped = outside + skipped
     _add_output_norms(converted)
     size = find_swin_variant(converted, 'stages.')
     fits = f'variant={size!r}' if size else ''

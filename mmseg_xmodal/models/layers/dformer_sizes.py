@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from .variants import look_up
+
 
 @dataclasses.dataclass(frozen=True)
 class DFormerVariant:
@@ -69,13 +71,4 @@ def dformer_variant(
     Raises:
         ValueError: If the name is unknown, or the fields do not fit.
     """
-    if isinstance(variant, DFormerVariant):
-        return variant
-    if isinstance(variant, Mapping):
-        return DFormerVariant(**variant)
-    if variant not in DFORMER_VARIANTS:
-        raise ValueError(
-            f'variant={variant!r} is not a DFormer size, expected one of '
-            f'{list(DFORMER_VARIANTS)}. Change `variant` of the backbone.'
-        )
-    return DFORMER_VARIANTS[variant]
+    return look_up(variant, DFormerVariant, DFORMER_VARIANTS, 'DFormer')

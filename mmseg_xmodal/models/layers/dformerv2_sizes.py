@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from .variants import look_up
+
 
 @dataclasses.dataclass(frozen=True)
 class DFormerv2Variant:
@@ -79,13 +81,4 @@ def dformerv2_variant(
     Raises:
         ValueError: If the name is unknown, or the fields do not fit.
     """
-    if isinstance(variant, DFormerv2Variant):
-        return variant
-    if isinstance(variant, Mapping):
-        return DFormerv2Variant(**variant)
-    if variant not in DFORMERV2_VARIANTS:
-        raise ValueError(
-            f'variant={variant!r} is not a DFormerv2 size, expected one of '
-            f'{list(DFORMERV2_VARIANTS)}. Change `variant` of the backbone.'
-        )
-    return DFORMERV2_VARIANTS[variant]
+    return look_up(variant, DFormerv2Variant, DFORMERV2_VARIANTS, 'DFormerv2')

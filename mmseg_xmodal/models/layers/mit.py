@@ -5,9 +5,9 @@ https://github.com/NVlabs/SegFormer (NVIDIA Source Code License, non-commercial;
 its ImageNet weights). Written from the paper, nothing is copied.
 
 Differences, none of which changes a number: attention runs in
-``scaled_dot_product_attention`` (no N x M matrix is kept), tokens and maps are views of
-the same memory, and the eps of each LayerNorm is a setting, because official code
-bases disagree about it.
+``scaled_dot_product_attention`` (no N x M matrix is kept), keys and values are reduced
+by a matrix product on patches, tokens and maps are views of the same memory, and the
+eps of each LayerNorm is a setting, because official code bases disagree about it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from mmseg_xmodal.registry import MODELS
 
 from .drop_path import DropPath, linear_drop_path
 from .initialisation import segformer_init
+from .patch_conv import patch_conv
 from .slices import inference_slices, is_plain
 from .tokens import to_map, to_tokens
+from .variants import look_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,16 +88,7 @@ def mit_variant(variant: str | MiTVariant | Mapping[str, Any]) -> MiTVariant:
     Raises:
         ValueError: If the name is unknown, or the fields do not fit.
     """
-    if isinstance(variant, MiTVariant):
-        return variant
-    if isinstance(variant, Mapping):
-        return MiTVariant(**variant)
-    if variant not in MIT_VARIANTS:
-        raise ValueError(
-            f'variant={variant!r} is not a MiT size, expected one of '
-            f'{list(MIT_VARIANTS)}. Change `variant` of the backbone.'
-        )
-    return MIT_VARIANTS[variant]
+    return look_up(variant, MiTVariant, MIT_VARIANTS, 'MiT')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,17 +121,6 @@ class PatchEmbed(nn.Module):
         return self.norm(to_tokens(x)), (x.shape[2], x.shape[3])
 
 
-def pad_to_kernel(x: Tensor, kernel: int) -> Tensor:
-    """Pad a map that is smaller than one kernel with zeros, right and below.
-
-    Shape:
-        - x: (B, C, H, W)
-        - output: (B, C, max(H, kernel), max(W, kernel))
-    """
-    lacking = [max(kernel - n, 0) for n in x.shape[2:]]
-    return F.pad(x, (0, lacking[1], 0, lacking[0])) if any(lacking) else x
-
-
 class ReducedAttention(nn.Module):
     """Self-attention whose keys and values come from a smaller map.
 
@@ -166,8 +148,7 @@ class ReducedAttention(nn.Module):
         q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
         source = x
         if self.sr is not None:
-            image = pad_to_kernel(to_map(x, size), self.sr_ratio)
-            source = self.norm(to_tokens(self.sr(image)))
+            source = self.norm(patch_conv(self.sr, x, size))
         kv = self.kv(source).unflatten(2, (2, self.heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)
         if self.heads == 1:

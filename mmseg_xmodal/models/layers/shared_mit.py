@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from .drop_path import DropPath, linear_drop_path
 from .initialisation import segformer_init
-from .mit import MiTVariant, MixFFN, ReducedAttention, mit_variant, pad_to_kernel
+from .mit import MiTVariant, MixFFN, ReducedAttention, mit_variant
+from .patch_conv import patch_conv
 from .tokens import to_map, to_tokens
 
 Size = tuple[int, int]
@@ -88,8 +89,7 @@ class SharedAttention(ReducedAttention):
         q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
         source = x
         if self.sr is not None:
-            image = pad_to_kernel(to_map(x, size), self.sr_ratio)
-            source = self.norm(to_tokens(self.sr(image)))
+            source = self.norm(patch_conv(self.sr, x, size))
         kv = self.kv(source).unflatten(2, (2, self.heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v)

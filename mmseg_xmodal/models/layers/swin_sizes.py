@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from .variants import look_up
+
 
 @dataclasses.dataclass(frozen=True)
 class SwinVariant:
@@ -74,13 +76,4 @@ def swin_variant(variant: str | SwinVariant | Mapping[str, Any]) -> SwinVariant:
     Raises:
         ValueError: If the name is unknown, or the fields do not fit.
     """
-    if isinstance(variant, SwinVariant):
-        return variant
-    if isinstance(variant, Mapping):
-        return SwinVariant(**variant)
-    if variant not in SWIN_VARIANTS:
-        raise ValueError(
-            f'variant={variant!r} is not a Swin size, expected one of '
-            f'{list(SWIN_VARIANTS)}. Change `variant` of the backbone.'
-        )
-    return SWIN_VARIANTS[variant]
+    return look_up(variant, SwinVariant, SWIN_VARIANTS, 'Swin')

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmseg_xmodal.models.converters import convert_official
 from mmseg_xmodal.models.converters.cmx import CMX, cmx_key
 from mmseg_xmodal.models.layers.mit import MIT_VARIANTS
 from mmseg_xmodal.registry import MODELS
 
 from ..fixture import Fixture, NoRunner
 from .cmx_swin import is_swin, run_cmx_swin
+from .pairs import STREAMS, check_eps, run_cases
 
 REPOSITORY = 'https://github.com/huaaaliu/RGBX_Semantic_Segmentation'
-STREAMS = ('rgb', 'x')
 
 
 def cmx_config(fixture: Fixture) -> dict:
@@ -52,38 +50,6 @@ def cmx_config(fixture: Fixture) -> dict:
     )
 
 
-def check_eps(model: nn.Module, fixture: Fixture) -> None:
-    """Every norm layer has the official eps (cases a and b hardly show it)."""
-    modules = dict(model.named_modules())
-    for eps, names in fixture.meta.get('norm_eps', {}).items():
-        for name in names:
-            ours = cmx_key(f'{name}.weight').removesuffix('.weight')
-            assert modules[ours].eps == float(eps), (name, modules[ours].eps, eps)
-
-
-def _record(model: nn.Module, case: str, outputs: dict[str, Tensor]) -> list:
-    """Hook the intermediate maps; return the handles."""
-
-    def rectified(index: int):
-        def hook(_module, _args, result) -> None:
-            for stream, feat in zip(STREAMS, result[0], strict=True):
-                outputs[f'{case}_rect{index}_{stream}'] = feat
-
-        return hook
-
-    def fused(index: int):
-        def hook(_module, _args, result) -> None:
-            outputs[f'{case}_fused{index}'] = result[1]
-
-        return hook
-
-    handles = []
-    for index, fusion in enumerate(model.backbone.fusions, 1):
-        handles.append(fusion.rectify.register_forward_hook(rectified(index)))
-        handles.append(fusion.register_forward_hook(fused(index)))
-    return handles
-
-
 def run_cmx(fixture: Fixture) -> dict[str, Tensor]:
     """Compute all outputs of a CMX fixture.
 
@@ -93,16 +59,5 @@ def run_cmx(fixture: Fixture) -> dict[str, Tensor]:
     if is_swin(fixture):
         return run_cmx_swin(fixture)
     model = MODELS.build(cmx_config(fixture)).eval()
-    check_eps(model, fixture)
-    outputs: dict[str, Tensor] = {}
-    for case in fixture.meta['cases']:
-        converted = convert_official(CMX, fixture.official_state(case))
-        model.load_state_dict(converted, strict=True)
-        inputs = fixture.inputs(case)
-        stack = torch.cat([inputs[name] for name in STREAMS], 1)
-        handles = _record(model, case, outputs)
-        with torch.no_grad():
-            outputs[f'{case}_logits'] = model(stack, mode='tensor')
-        for handle in handles:
-            handle.remove()
-    return outputs
+    check_eps(model, fixture, cmx_key)
+    return run_cases(fixture, model, CMX, lambda fusion: fusion)
