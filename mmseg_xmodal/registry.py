@@ -10,10 +10,12 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import INFERENCERS as MMENGINE_INFERENCERS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
 )
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import Registry
@@ -48,6 +50,10 @@ LOOPS = _child('loop', MMENGINE_LOOPS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine'
 )
+# optimiser wrappers that weigh the gradients of tasks
+OPTIM_WRAPPERS = _child('optimizer wrapper', MMENGINE_OPTIM_WRAPPERS, 'engine')
+# metrics of every task
+METRICS = _child('metric', MMENGINE_METRICS, 'evaluation')
 # panels with every modality
 VISUALIZERS = _child('visualizer', MMENGINE_VISUALIZERS, 'visualization')
 # inference from files
@@ -61,6 +67,8 @@ __all__ = [
     'HOOKS',
     'LOOPS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
+    'OPTIM_WRAPPERS',
+    'METRICS',
     'VISUALIZERS',
     'INFERENCERS',
 ]

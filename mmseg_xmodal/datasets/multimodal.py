@@ -13,6 +13,7 @@ from mmseg_xmodal.registry import DATASETS
 from mmseg_xmodal.structures import ModalityLayout
 
 from .samplers import SeededIndex, seeded_rng
+from .transforms.sample_source import SampleSource
 from .transforms.stack import ModalitiesCfg
 
 LABELS = 'seg_map_path'
@@ -72,9 +73,14 @@ class MultiModalSegDataset(BaseSegDataset):
         prefixes = {k: osp.join(p, split) if split else p for k, p in folders.items()}
         self.suffixes = {n: suffixes.get(n, '.png') for n in self.layout.names}
         self.suffixes[LABELS] = suffixes.get('seg_map', '.png')
+        prefixes |= self._further_prefixes(split)
         super().__init__(
             data_prefix=prefixes, seg_map_suffix=self.suffixes[LABELS], **kwargs
         )
+
+    def _further_prefixes(self, split: str) -> dict[str, str]:
+        """What a subclass pairs besides modalities and labels, with its suffixes."""
+        return {}
 
     def _check_keys(self, argument: str, got: Mapping[str, Any], extra: str) -> None:
         unknown = sorted(set(got) - {*self.layout.names, extra})
@@ -151,9 +157,7 @@ class MultiModalSegDataset(BaseSegDataset):
         self, stems: Sequence[str], found: Mapping[str, set[str]]
     ) -> None:
         """List everything that is missing in one error."""
-        required = [
-            k for k in found if k == LABELS or not self.layout[k].may_be_missing
-        ]
+        required = [k for k in found if not self._may_lack(k)]
         missing = {k: [s for s in stems if s not in found[k]] for k in required}
         if not set(required) & set(self.layout.names):
             nothing = [
@@ -177,6 +181,10 @@ class MultiModalSegDataset(BaseSegDataset):
         raise FileNotFoundError(
             '\n'.join([f'{type(self).__name__}: {head}', *lines, self._remedy()])
         )
+
+    def _may_lack(self, key: str) -> bool:
+        """Whether samples may lack the file of ``key``."""
+        return key != LABELS and self.layout[key].may_be_missing
 
     def _folder_line(self, key: str, stems: set[str]) -> str:
         folder, suffix = self.data_prefix[key], self.suffixes[key]
@@ -222,9 +230,13 @@ class MultiModalSegDataset(BaseSegDataset):
         return info
 
     def get_data_info(self, idx: int) -> dict:
-        """Return the sample's paths, with the layout for ``LoadModalities``."""
+        """Return the sample's paths, with the layout for ``LoadModalities``.
+
+        ``sample_source`` gives transforms that mix samples the others.
+        """
         info = super().get_data_info(idx)
         info['modality_layout'] = self.layout
+        info['sample_source'] = SampleSource(self)
         return info
 
     def prepare_data(self, idx: int) -> Any:

@@ -38,7 +38,8 @@ class ModalityPreprocessor(BaseDataPreprocessor):
         size_divisor: Number that divides the padded height and width in training.
             Give ``size`` or this, or neither to pad to the largest of the batch.
         pad_val: Padding of the values, after normalisation (0 is the mean).
-        seg_pad_val: Padding of the label maps.
+        seg_pad_val: Padding of the label maps, and of all other truth in whole numbers;
+            truth in floating point (depth, normals) is padded with NaN, "unknown".
         test_cfg: ``dict(size=...)`` or ``dict(size_divisor=...)``: padding in testing.
         batch_augments: Callables ``(inputs, data_samples) -> (inputs, data_samples)``,
             or their configs, applied in training one after the other.
@@ -236,7 +237,7 @@ class ModalityPreprocessor(BaseDataPreprocessor):
         padded: Sequence[int],
         training: bool,
     ) -> None:
-        """Pad the label maps in training and say how much was padded."""
+        """Pad maps of truth in training and say how much was padded."""
         height, width = padded[0] - size[0], padded[1] - size[1]
         padding = (0, width, 0, height)
         if not training:
@@ -252,7 +253,9 @@ class ModalityPreprocessor(BaseDataPreprocessor):
                         f'{tuple(field.shape)}, its image {tuple(size)}. In the train '
                         'pipeline load the annotations before any Resize or RandomCrop.'
                     )
-                data = F.pad(field.data, padding, value=self.seg_pad_val)
+                real = field.data.is_floating_point()
+                value = float('nan') if real else self.seg_pad_val
+                data = F.pad(field.data, padding, value=value)
                 # PixelData refuses a new size while the old one is there.
                 del field.data
                 field.data = data

@@ -1,4 +1,5 @@
+from .class_stats import ClassStats
 from .modality import Modality, ModalityLayout
 from .prompt_features import PromptFeatures
 
-__all__ = ['Modality', 'ModalityLayout', 'PromptFeatures']
+__all__ = ['ClassStats', 'Modality', 'ModalityLayout', 'PromptFeatures']

@@ -1,3 +1,5 @@
+from .multi_source import MultiSourceSampler
+from .rare_class import RareClassIndex, RareClassSampler
 from .seeded import (
     SeededDefaultSampler,
     SeededIndex,
@@ -6,6 +8,9 @@ from .seeded import (
 )
 
 __all__ = [
+    'MultiSourceSampler',
+    'RareClassIndex',
+    'RareClassSampler',
     'SeededDefaultSampler',
     'SeededIndex',
     'SeededInfiniteSampler',

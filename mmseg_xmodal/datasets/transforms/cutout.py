@@ -13,6 +13,7 @@ from mmseg_xmodal.registry import TRANSFORMS
 from mmseg_xmodal.structures import ModalityLayout
 
 from .stack import ModalitiesCfg, blank, check_stack, layout_of
+from .target_specs import dense_keys, kind_of, void_of
 
 
 @TRANSFORMS.register_module()
@@ -30,8 +31,8 @@ class XModalCutOut(BaseTransform):
             or ``cutout_shape``.
         names: Modalities to cut. Defaults to all.
         shared: Whether all these modalities get the same holes. Defaults to True.
-        seg_fill_in: Label written into the holes; only with ``shared``. Defaults to
-            leaving the labels.
+        seg_fill_in: Label written into the holes; only with ``shared``. Other targets
+            become "unknown" there. Defaults to leaving labels and targets.
         modalities: The config's ``modalities``. Defaults to that of the loader.
         generator: Source of the draws. Defaults to numpy's global state, which the
             seeded samplers set for each sample.
@@ -91,8 +92,9 @@ class XModalCutOut(BaseTransform):
                 for name in group:
                     blank(img, layout, name, hole)
                 if self.seg_fill_in is not None:
-                    for key in results.get('seg_fields', []):
-                        results[key][hole] = self.seg_fill_in
+                    for key in dense_keys(results):
+                        void = void_of(kind_of(results, key), self.seg_fill_in)
+                        results[key][hole] = void
         return results
 
     @cache_randomness

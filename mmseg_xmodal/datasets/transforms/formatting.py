@@ -14,7 +14,9 @@ from mmseg.structures import SegDataSample
 
 from mmseg_xmodal.registry import TRANSFORMS
 
+from .geometry_guard import check_geometry
 from .stack import check_stack
+from .target_specs import FLOAT_KINDS, IGNORE, TargetSpec
 
 
 @TRANSFORMS.register_module()
@@ -25,8 +27,11 @@ class PackXModalInputs(PackSegInputs):
     augmentation is silently wrong; ``extra_meta_keys`` adds to them.
 
     Packed besides what mmseg packs (``gt_sem_seg``, ``gt_edge_map``, ``gt_depth_map``):
-    ``gt_bboxes`` (+ ``gt_bboxes_labels``) as ``gt_instances``, ``gt_img_label`` as
-    ``gt_label``, ``audio`` as a data field, and the rasters named in ``raster_keys``.
+    ``gt_bboxes`` (+ ``gt_bboxes_labels``) as ``gt_instances``, those flagged in
+    ``gt_ignore_flags`` as ``ignored_instances``, ``gt_img_label`` as ``gt_label``,
+    ``audio`` as a data field, and the rasters named in ``raster_keys``. Of a
+    multi-task sample also every raster of ``target_kinds``, and ``task_valid`` as
+    metainfo.
 
     Args:
         extra_meta_keys: Keys of the sample that go into the metainfo besides mmseg's.
@@ -37,6 +42,8 @@ class PackXModalInputs(PackSegInputs):
 
     Shape:
         - inputs: (C, H, W), the stack as it is
+        - rasters of ``target_kinds``: (1, H, W), normals (3, H, W); labels int64, edges
+          uint8, the others float32
     """
 
     def __init__(
@@ -52,7 +59,8 @@ class PackXModalInputs(PackSegInputs):
 
         Raises:
             ValueError: If the stack does not fit the layout, a label lies outside the
-                classes, or the label map has another size than the image.
+                classes, a label map or target has another size than the image, or a
+                stock transform moved the sample in a way wrong for its targets.
             TypeError: If a meta value is not a string, number, None or tuple of these.
         """
         where = f'PackXModalInputs ({results.get("img_path")!r})'
@@ -67,23 +75,34 @@ class PackXModalInputs(PackSegInputs):
         for key in self.extra_meta_keys:
             if key in results:
                 results[key] = _meta_value(key, results[key])
+        check_geometry(results, 'PackXModalInputs')
         packed = super().transform(results)
+        self._pack_targets(results, packed['data_samples'])
         self._pack_more(results, packed['data_samples'])
         return packed
+
+    def _pack_targets(self, results: dict, sample: SegDataSample) -> None:
+        """Pack what ``LoadTargets`` has read."""
+        specs = {spec.key: spec for spec in results.get('target_specs', {}).values()}
+        for key, kind in results.get('target_kinds', {}).items():
+            raster = results[key]
+            _check_target(results, key)
+            if kind == 'label':
+                _check_target_ids(results, specs.get(key), key)
+                raster = raster.astype(np.int64)
+            elif kind in FLOAT_KINDS:
+                raster = raster.astype(np.float32)
+            sample.set_field(_pixel_data(raster), key, dtype=PixelData)
+        if 'task_valid' in results:
+            valid = {str(k): bool(v) for k, v in results['task_valid'].items()}
+            sample.set_metainfo(dict(task_valid=valid))
 
     def _pack_more(self, results: dict, sample: SegDataSample) -> None:
         for key in self.raster_keys:
             if key in results:
-                raster = np.atleast_3d(results[key]).transpose(2, 0, 1)
-                data = torch.from_numpy(np.ascontiguousarray(raster))
-                sample.set_field(PixelData(data=data), key, dtype=PixelData)
+                sample.set_field(_pixel_data(results[key]), key, dtype=PixelData)
         if 'gt_bboxes' in results:
-            boxes = np.asarray(results['gt_bboxes'], np.float32).reshape(-1, 4)
-            instances = InstanceData(bboxes=torch.from_numpy(boxes))
-            if 'gt_bboxes_labels' in results:
-                labels = np.asarray(results['gt_bboxes_labels'], np.int64)
-                instances.labels = torch.from_numpy(labels)
-            sample.set_field(instances, 'gt_instances', dtype=InstanceData)
+            _pack_boxes(results, sample)
         if 'gt_img_label' in results:
             label = torch.atleast_1d(torch.as_tensor(results['gt_img_label']))
             sample.set_field(LabelData(label=label), 'gt_label', dtype=LabelData)
@@ -94,6 +113,63 @@ class PackXModalInputs(PackSegInputs):
         return (
             f'{type(self).__name__}(extra_meta_keys={self.extra_meta_keys}, '
             f'raster_keys={self.raster_keys})'
+        )
+
+
+def _pixel_data(raster: np.ndarray) -> PixelData:
+    raster = np.atleast_3d(raster).transpose(2, 0, 1)
+    return PixelData(data=torch.from_numpy(np.ascontiguousarray(raster)))
+
+
+def _pack_boxes(results: dict, sample: SegDataSample) -> None:
+    boxes = np.asarray(results['gt_bboxes'], np.float32).reshape(-1, 4)
+    ignored = np.zeros(len(boxes), bool)
+    if results.get('gt_ignore_flags') is not None:
+        ignored = np.asarray(results['gt_ignore_flags'], bool).reshape(-1)
+    labels = results.get('gt_bboxes_labels')
+    counts = {len(boxes), len(ignored), len(boxes if labels is None else labels)}
+    if len(counts) > 1:
+        raise ValueError(
+            f'{results.get("img_path")!r} has {len(boxes)} gt_bboxes, {len(ignored)} '
+            f'gt_ignore_flags and {None if labels is None else len(labels)} '
+            'gt_bboxes_labels, expected as many of each. A transform that drops boxes '
+            'must drop their labels and flags too, as mmseg_xmodal.XModalRandomCrop '
+            'does.'
+        )
+    for field, chosen in (('gt_instances', ~ignored), ('ignored_instances', ignored)):
+        if field == 'ignored_instances' and 'gt_ignore_flags' not in results:
+            continue
+        instances = InstanceData(bboxes=torch.from_numpy(boxes[chosen]))
+        if labels is not None:
+            ids = np.asarray(labels, np.int64).reshape(-1)[chosen]
+            instances.labels = torch.from_numpy(ids)
+        sample.set_field(instances, field, dtype=InstanceData)
+
+
+def _check_target(results: dict, key: str) -> None:
+    """Compare a raster with the size of the image."""
+    size, original = results[key].shape[:2], results.get('ori_shape')
+    if size != results['img'].shape[:2] and size != original:
+        raise ValueError(
+            f'{key} of {results.get("img_path")!r} has (height, width) = {size}, the '
+            f'image {original}, {results["img"].shape[:2]} after the transforms. '
+            'Between LoadTargets and here use the geometry of mmseg_xmodal '
+            '(XModalResize, XModalRandomCrop, ...).'
+        )
+
+
+def _check_target_ids(results: dict, spec: TargetSpec | None, key: str) -> None:
+    """Compare the ids of a further label map with its classes."""
+    if spec is None or spec.num_classes is None:
+        return
+    labels = results[key]
+    outside = (labels >= spec.num_classes) & (labels != IGNORE)
+    if outside.any():
+        source = results.get('targets', {}).get(spec.name)
+        raise ValueError(
+            f'{key} of {source!r} holds the ids {np.unique(labels[outside]).tolist()}, '
+            f'expected 0 to {spec.num_classes - 1}, or {IGNORE} for ignored. Add to '
+            f"targets[{spec.name!r}]['classes'], or correct the file."
         )
 
 
