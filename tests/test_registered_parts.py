@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmseg_xmodal import registry
 from tests.test_models.helpers import require
+from tests.test_registered_tasks import CASES as TASK_CASES
 
 ROOT = Path(__file__).resolve().parents[1]
 MODALITIES = dict(rgb=dict(channels=3, order='rgb'), depth=dict(channels=1))
@@ -98,7 +99,7 @@ def registered(node: str) -> dict[str, type]:
 
 
 def test_every_model_part_has_a_case():
-    cases = {*BACKBONES, *FUSIONS, *NECKS, *HEADS, *ELSEWHERE}
+    cases = {*BACKBONES, *FUSIONS, *NECKS, *HEADS, *ELSEWHERE, *TASK_CASES}
     assert set(registered('MODELS')) == cases
 
 

@@ -16,6 +16,8 @@ NODES = {
     'HOOKS': 'RandomStateHook',
     'LOOPS': 'ModalitySubsetTestLoop',
     'OPTIM_WRAPPER_CONSTRUCTORS': 'ParamGroupOptimWrapperConstructor',
+    'OPTIM_WRAPPERS': 'GradientRuleOptimWrapper',
+    'METRICS': 'DepthMetric',
     'VISUALIZERS': 'XModalVisualizer',
     'INFERENCERS': 'XModalInferencer',
 }

@@ -1,17 +1,33 @@
 from .hooks import (
     AttentionMapHook,
+    DeltaMHook,
+    FAMOHook,
     FreezeNormStatsHook,
     RandomStateHook,
+    TaskBalanceHook,
     XModalVisualizationHook,
 )
 from .loops import ModalitySubsetTestLoop
-from .optimizers import ParamGroupOptimWrapperConstructor
+from .optimizers import (
+    GradientRuleAmpOptimWrapper,
+    GradientRuleOptimWrapper,
+    ParamGroupOptimWrapperConstructor,
+    SkippingAmpOptimWrapper,
+    SkippingOptimWrapper,
+)
 
 __all__ = [
     'AttentionMapHook',
+    'DeltaMHook',
+    'FAMOHook',
     'FreezeNormStatsHook',
+    'GradientRuleAmpOptimWrapper',
+    'GradientRuleOptimWrapper',
     'ModalitySubsetTestLoop',
     'ParamGroupOptimWrapperConstructor',
     'RandomStateHook',
+    'SkippingAmpOptimWrapper',
+    'SkippingOptimWrapper',
+    'TaskBalanceHook',
     'XModalVisualizationHook',
 ]

@@ -5,6 +5,7 @@ Pure functions on numpy arrays. Every image here is RGB, uint8, (H, W, 3).
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
 
 import cv2
@@ -18,7 +19,9 @@ WRONG: Colour = (213, 62, 0)
 
 
 def colour_scalar(
-    values: np.ndarray, valid: np.ndarray
+    values: np.ndarray,
+    valid: np.ndarray,
+    limits: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Colour a scalar map (viridis: dark is low, yellow is high).
 
@@ -28,6 +31,7 @@ def colour_scalar(
     Args:
         values: Values in any unit.
         valid: Which of them count.
+        limits: Values at both ends of the colour map, instead of the percentiles.
 
     Returns:
         The image, and the values at both ends of the colour map (None where no pixel
@@ -41,11 +45,19 @@ def colour_scalar(
     counted = values[valid & np.isfinite(values)]
     if counted.size == 0:
         return np.zeros((*values.shape, 3), np.uint8), None
-    low, high = (float(v) for v in np.percentile(counted, (1, 99)))
+    if limits is None:
+        limits = percentiles(counted)
+    low, high = limits
     span = high - low or 1.0
     with np.errstate(invalid='ignore'):
         unit = np.clip(np.nan_to_num((values - low) / span), 0, 1)
     return viridis(unit), (low, high)
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The 1st and the 99th percentile."""
+    low, high = (float(v) for v in np.percentile(values, (1, 99)))
+    return low, high
 
 
 def stretch_channels(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -133,3 +145,13 @@ def viridis(unit: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(
         cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS)[..., ::-1]
     )
+
+
+def default_palette(num_classes: int) -> list[list[int]]:
+    """RGB colours that are apart for neighbouring class numbers, always the same."""
+    palette = []
+    for i in range(num_classes):
+        # The golden angle never repeats a hue; three brightnesses part the near ones.
+        r, g, b = colorsys.hsv_to_rgb((i * 0.618034) % 1, 0.75, (0.95, 0.7, 0.5)[i % 3])
+        palette.append([round(255 * r), round(255 * g), round(255 * b)])
+    return palette

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -36,6 +36,8 @@ class Tile:
         note: Text across the picture.
         smooth: Whether neighbouring pixels may be mixed when the picture shrinks;
             False for label maps.
+        overlay: Draws into the picture at the size that it is shown in (RGB), so that
+            lines and letters keep theirs. Also gets the scale of letters.
 
     Shape:
         - image: (H, W, 3), uint8, RGB.
@@ -49,6 +51,7 @@ class Tile:
     unit: str | None = None
     note: str | None = None
     smooth: bool = True
+    overlay: Callable[[np.ndarray, float], None] | None = None
 
 
 def compose(
@@ -151,6 +154,8 @@ def _picture(tile: Tile, size: tuple[int, int], scale: float) -> np.ndarray:
         mask = tile.marked.astype(np.uint8)
         mask = cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST)
         image = hatch(image, mask > 0)
+    if tile.overlay is not None:
+        tile.overlay(image, scale)
     if tile.note:
         width, height = text_size(tile.note, scale)
         x, y = max(0, (size[1] - width) // 2), (size[0] + height) // 2

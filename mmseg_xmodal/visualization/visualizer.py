@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,16 +20,21 @@ from .colours import (
     Colour,
     colour_labels,
     colour_scalar,
+    default_palette,
     error_map,
     stretch_channels,
 )
 from .panels import Tile, compose, save_panel
+from .task_tiles import TaskPanels
 from .views import ModalityView, view_from_image
 
 
 @VISUALIZERS.register_module()
 class XModalVisualizer(SegLocalVisualizer):
     """Draws one panel per sample: every modality, truth, prediction, error map.
+
+    Truth and predictions of further tasks, where the sample has some, get their tiles
+    too: see :class:`mmseg_xmodal.visualization.task_tiles.TaskPanels`.
 
     Takes the place of mmseg's ``SegLocalVisualizer`` in any config. The panel goes to
     all ``vis_backends`` through ``add_image``.
@@ -116,7 +120,8 @@ class XModalVisualizer(SegLocalVisualizer):
         Args:
             name: Name of the image in the back ends.
             image: The modalities by name, or one RGB image.
-            data_sample: Holds ``gt_sem_seg`` and ``pred_sem_seg``, either may lack.
+            data_sample: Holds ``gt_sem_seg`` and ``pred_sem_seg``, either may lack,
+                and what :class:`TaskPanels` draws of further tasks.
             draw_gt: Whether to draw the truth.
             draw_pred: Whether to draw the prediction.
             show: Open a window; the back ends get nothing then.
@@ -163,12 +168,16 @@ class XModalVisualizer(SegLocalVisualizer):
                 '(height, width). In the test pipeline LoadAnnotations comes after '
                 'Resize, so that the labels keep the original size.'
             )
+        tasks = TaskPanels(data_sample, self.dataset_meta, draw_gt, draw_pred)
         labels = [m for m in (pred, truth) if m is not None]
         size = (labels or [v.valid for v in views.values()])[0].shape
+        size = size if labels else tasks.size or size
         views = {key: view.resized(size) for key, view in views.items()}
         tiles = [_modality_tile(key, view) for key, view in views.items()]
-        tiles += self._label_tiles(views, truth, pred)
-        legend = self._legend(tiles, truth, pred) if with_labels else []
+        further = tasks.tiles(size, _base(views, tiles))
+        tiles += self._label_tiles(views, truth, pred, 'seg: ' if further else '')
+        tiles += further
+        legend = self._legend(tiles, truth, pred, tasks) if with_labels else []
         return compose(tiles, legend, self.tile_width, self.max_columns)
 
     def _class_meta(self) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
@@ -181,6 +190,7 @@ class XModalVisualizer(SegLocalVisualizer):
         views: Mapping[str, ModalityView],
         truth: np.ndarray | None,
         pred: np.ndarray | None,
+        task: str,
     ) -> list[Tile]:
         _, palette = self._class_meta()
         base = next((v.values for v in views.values() if v.colour), None)
@@ -191,12 +201,12 @@ class XModalVisualizer(SegLocalVisualizer):
                 if base is not None and self.alpha < 1:
                     mixed = base * (1 - self.alpha) + image * self.alpha
                     image = np.round(mixed).astype(np.uint8)
-                tiles.append(Tile(image, caption, outside, smooth=False))
+                tiles.append(Tile(image, task + caption, outside, smooth=False))
         if truth is not None and pred is not None:
             ignored = (truth < 0) | (truth >= len(palette))
             image, share = error_map(pred, truth, ignored)
             text = 'nothing labelled' if share is None else f'{share:.1%} wrong'
-            tiles.append(Tile(image, f'error: {text}', ignored, smooth=False))
+            tiles.append(Tile(image, f'{task}error: {text}', ignored, smooth=False))
         return tiles
 
     def _legend(
@@ -204,6 +214,7 @@ class XModalVisualizer(SegLocalVisualizer):
         tiles: Sequence[Tile],
         truth: np.ndarray | None,
         pred: np.ndarray | None,
+        tasks: TaskPanels,
     ) -> list[tuple[str, Colour | None]]:
         """Names of the classes in sight, then of the marks."""
         classes, palette = self._class_meta()
@@ -214,21 +225,18 @@ class XModalVisualizer(SegLocalVisualizer):
             if 0 <= i < len(palette):
                 r, g, b = (int(v) for v in palette[i])
                 legend.append((classes[i], (r, g, b)))
-        if len(maps) == 2:
+        legend += tasks.legend
+        if len(maps) == 2 or tasks.has_errors:
             legend += [('correct', CORRECT), ('wrong', WRONG)]
         if any(tile.marked is not None and tile.marked.any() for tile in tiles):
             legend.append(('no data or ignored', None))
         return legend
 
 
-def default_palette(num_classes: int) -> list[list[int]]:
-    """RGB colours that are apart for neighbouring class numbers, always the same."""
-    palette = []
-    for i in range(num_classes):
-        # The golden angle never repeats a hue; three brightnesses part the near ones.
-        r, g, b = colorsys.hsv_to_rgb((i * 0.618034) % 1, 0.75, (0.95, 0.7, 0.5)[i % 3])
-        palette.append([round(255 * r), round(255 * g), round(255 * b)])
-    return palette
+def _base(views: Mapping[str, ModalityView], tiles: Sequence[Tile]) -> np.ndarray:
+    """What boxes are drawn over: the first colour modality, else the first one."""
+    colour = [view.colour and not view.withheld for view in views.values()]
+    return tiles[colour.index(True) if any(colour) else 0].image
 
 
 def _labels(data_sample: SegDataSample | None, key: str) -> np.ndarray | None:

@@ -6,6 +6,7 @@ nothing can run yet is one expected failure with its name.
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -14,7 +15,15 @@ from mmseg_xmodal.models.layers import slices
 from tests.reference_forms.cmx import PublishedCMX
 
 from .fill import checksum, fill_state, make_uniform
-from .fixture import HERE, VARIABLE, Fixture, NoRunner, all_fixtures, parse_slicing
+from .fixture import (
+    HERE,
+    VARIABLE,
+    Fixture,
+    NoRunner,
+    all_fixtures,
+    parse_slicing,
+    parse_tolerance,
+)
 from .runners import run
 
 FIXTURES = all_fixtures()
@@ -121,3 +130,19 @@ def test_uniform_is_in_range() -> None:
     assert values.min() >= 0
     assert values.max() < 1
     assert abs(values.mean() - 0.5) < 0.01
+
+
+def test_tolerance() -> None:
+    text = 'rtol 1e-4, atol 1e-5 unless a section says otherwise'
+    assert parse_tolerance(text) == dict(rtol=1e-4, atol=1e-5)
+    assert parse_tolerance('compare with rtol 0.5') == dict(rtol=0.5)
+
+
+def test_balancing_is_compared_at_the_tolerances_of_its_sections() -> None:
+    fixture = _fixture('mtl_balancing')
+    outputs = run(fixture)
+    assert {'B.PCGrad.mixed.weights', 'FAMO.step1.logits_after'} <= set(outputs)
+    for name, change in [('UW.weights', 2e-4), ('MGDA.l2.weights', 2e-3)]:
+        fixture.compare(outputs | {name: outputs[name] + change / 4})
+        with pytest.raises(AssertionError, match=re.escape(name)):
+            fixture.compare(outputs | {name: outputs[name] + change})

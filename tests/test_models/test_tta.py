@@ -4,12 +4,22 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import InstanceData, LabelData, PixelData
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
+from mmseg_xmodal.models.decode_heads import (
+    ClassificationHead,
+    DepthHead,
+    EdgeHead,
+    NormalHead,
+    SegTaskHead,
+)
 from mmseg_xmodal.registry import MODELS
+
+from .helpers import rand
+from .multitask_toys import SEG, toy_inputs, toy_model, toy_samples
 
 
 class _Segmentor(BaseSegmentor):
@@ -126,3 +136,108 @@ def test_views_of_different_shapes_are_refused(label: Tensor):
         ValueError, match=r'a.png predict maps of the shapes.*\(3, 4, 7\)'
     ):
         model.merge_preds([samples])
+
+
+HEADS = dict(in_channels=[8], in_index=[0], channels=8)
+
+
+def _multitask(views: list[dict], heads: dict) -> SegDataSample:
+    """Merge views of one image that hold these predictions."""
+    segmentor = _Segmentor(3)
+    segmentor.task_heads = nn.ModuleDict(heads)
+    model = MODELS.build(dict(type='mmseg_xmodal.XModalTTAModel', module=segmentor))
+    samples = []
+    for i, fields in enumerate(views):
+        sample = _sample(i == 0, torch.zeros(1, 4, 6, dtype=torch.int64))
+        # An enlarged view, whose depth its head has corrected already.
+        sample.set_metainfo(dict(scale_factor=(2.0, 2.0), img_shape=(8, 12)))
+        sample.set_data(fields)
+        samples.append(sample)
+    return model.merge_preds([samples])[0]
+
+
+def test_maps_of_numbers_are_averaged():
+    heads = dict(
+        depth=DepthHead(**HEADS),
+        normal=NormalHead(**HEADS),
+        edge=EdgeHead(**HEADS),
+    )
+    depths = [rand(1, 4, 6, seed=i).abs() + 1 for i in (0, 1)]
+    normals = [nn.functional.normalize(rand(3, 4, 6, seed=i), dim=0) for i in (0, 1)]
+    edges = [rand(1, 4, 6, seed=i).sigmoid() for i in (0, 1)]
+    views = [
+        dict(
+            pred_depth_map=PixelData(data=depth),
+            pred_normal_map=PixelData(data=normal),
+            pred_edge_map=PixelData(data=edge),
+            pred_instances=InstanceData(scores=torch.ones(2)),
+        )
+        for depth, normal, edge in zip(depths, normals, edges, strict=True)
+    ]
+    merged = _multitask(views, heads)
+    assert {key for key, _ in merged.items()} == {
+        'gt_sem_seg',
+        'pred_depth_map',
+        'pred_normal_map',
+        'pred_edge_map',
+    }
+    torch.testing.assert_close(merged.pred_depth_map.data, sum(depths) / 2)
+    torch.testing.assert_close(merged.pred_edge_map.data, sum(edges) / 2)
+    expected = nn.functional.normalize(sum(normals), dim=0)
+    torch.testing.assert_close(merged.pred_normal_map.data, expected)
+
+
+@pytest.mark.parametrize('classes', [2, 4])
+def test_further_segmentations_are_averaged_as_probabilities(classes: int):
+    cfg = SEG | dict(num_classes=classes)
+    if classes == 2:
+        cfg |= dict(out_channels=1, threshold=0.3)
+    head = SegTaskHead(cfg, target='gt_cover')
+    logits = [rand(head.out_channels, 4, 6, seed=i) * 3 for i in (0, 1)]
+    views = [head.finish(x, {}) for x in logits]
+    merged = _multitask(views, dict(cover=head)).pred_cover
+    mean = sum(view['pred_cover'].scores for view in views) / 2
+    torch.testing.assert_close(merged.scores, mean)
+    label = (mean > 0.3).long() if classes == 2 else mean.argmax(0, keepdim=True)
+    assert torch.equal(merged.data, label)
+    assert not torch.equal(merged.data, views[-1]['pred_cover'].data)
+
+
+@pytest.mark.parametrize('multi', [False, True])
+def test_image_labels_are_averaged(multi: bool):
+    head = ClassificationHead(
+        num_classes=3, in_channels=[8], in_index=[0], multi_label=multi, threshold=0.4
+    )
+    scores = [torch.tensor([0.7, 0.3, 0.0]), torch.tensor([0.0, 0.6, 0.4])]
+    views = [
+        dict(pred_label=LabelData(score=s, label=s.argmax(0, keepdim=True)))
+        for s in scores
+    ]
+    merged = _multitask(views, dict(cls=head)).pred_label
+    torch.testing.assert_close(merged.score, torch.tensor([0.35, 0.45, 0.2]))
+    assert merged.label.tolist() == ([0, 1, 0] if multi else [1])
+
+
+def test_views_of_a_multi_task_model():
+    """Two views through the model; the flipped one is flipped back once."""
+    segmentor = toy_model().eval()
+    model = MODELS.build(dict(type='mmseg_xmodal.XModalTTAModel', module=segmentor))
+    images, samples = toy_inputs(1), []
+    for flip in (False, True):
+        (sample,) = toy_samples(1, without=['gt_label', 'gt_cover', 'gt_height'])
+        sample.set_metainfo(dict(flip=flip, flip_direction='horizontal'))
+        samples.append([sample])
+    views = [images, images.flip(-1)]
+    with torch.no_grad():
+        (merged,) = model.test_step(dict(inputs=views, data_samples=samples))
+        expected = segmentor.predict(images)[0].pred_height.data
+        expected = expected + segmentor.predict(views[1])[0].pred_height.data.flip(-1)
+    torch.testing.assert_close(merged.pred_height.data, expected / 2)
+    assert {key for key, _ in merged.items()} == {
+        'gt_sem_seg',
+        'gt_instances',
+        'pred_sem_seg',
+        'seg_logits',
+        'pred_height',
+        'pred_cover',
+    }

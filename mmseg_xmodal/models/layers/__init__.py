@@ -7,6 +7,7 @@ from .staged import advance, staged_forward, supported_backbones
 from .streams import StreamInput, fuse_levels, fuse_stages
 from .swin import Swin
 from .swin_sizes import SWIN_VARIANTS, SwinVariant
+from .task_batch import TaskBatch, connected_zero
 from .tokens import to_map, to_tokens
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     'StreamInput',
     'Swin',
     'SwinVariant',
+    'TaskBatch',
     'advance',
+    'connected_zero',
     'fuse_levels',
     'fuse_stages',
     'linear_drop_path',

@@ -41,7 +41,7 @@ def patch_conv(conv: nn.Module, x: Tensor, size: tuple[int, int]) -> Tensor:
         - x: (B, H * W, C)
         - output: (B, floor(H / kernel) * floor(W / kernel), C_out), at least one token
     """
-    patch: int = conv.kernel_size[0]  # type: ignore[index, assignment, union-attr]
+    patch: int = conv.kernel_size[0]  # type: ignore[index, assignment]
     if min(size) < patch or not is_plain(conv):
         return to_tokens(conv(pad_to_kernel(to_map(x, size), patch)))
     rows, columns = size[0] // patch, size[1] // patch

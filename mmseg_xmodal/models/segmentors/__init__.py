@@ -1,3 +1,4 @@
+from .multitask import MultiTaskEncoderDecoder
 from .tta import XModalTTAModel
 
-__all__ = ['XModalTTAModel']
+__all__ = ['MultiTaskEncoderDecoder', 'XModalTTAModel']

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.model import BaseTTAModel
-from mmengine.structures import PixelData
+from mmengine.structures import BaseDataElement, InstanceData, LabelData, PixelData
 from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
+
+from ..decode_heads.classification_head import ClassificationHead
+from ..decode_heads.seg_task_head import SegTaskHead
+from ..decode_heads.task_head import DenseTaskHead, TaskHead
+from ..layers.box_merge import merge_boxes
 
 
 def class_probabilities(seg_logits: Tensor) -> Tensor:
@@ -51,8 +56,13 @@ class XModalTTAModel(BaseTTAModel):
     first view that is not flipped, ``pred_sem_seg``, and ``seg_logits``. The latter
     holds what the segmentor itself would store: for several classes the logarithm of
     the mean probability (its softmax is the mean again), for one channel the mean
-    probability. Predictions of other tasks are left out, since those of a single view
-    would pass for merged ones.
+    probability.
+
+    Other tasks of a :class:`MultiTaskEncoderDecoder` are merged as well: maps of
+    numbers by their mean (normals are made unit vectors again), further segmentations
+    and image labels by their mean probability, boxes by non-maximum suppression over
+    all views. Whatever else a view has is left out, since that of a single view would
+    pass for merged.
 
     Set it in the config, ``test.py --tta`` does the rest::
 
@@ -60,8 +70,19 @@ class XModalTTAModel(BaseTTAModel):
 
     Args:
         module: The segmentor; the runner fills it in.
-        data_preprocessor: As in mmengine; the runner leaves it to the segmentor.
+        data_preprocessor: Taken where the config of the segmentor has none.
     """
+
+    def __init__(
+        self,
+        module: dict | nn.Module,
+        data_preprocessor: dict | nn.Module | None = None,
+    ) -> None:
+        # mmengine would let what stands at the top level of the config replace the
+        # segmentor's own, which a leaf config has completed.
+        if isinstance(module, Mapping) and module.get('data_preprocessor'):
+            data_preprocessor = None
+        super().__init__(module, data_preprocessor)
 
     def merge_preds(
         self, data_samples_list: Sequence[Sequence[SegDataSample]]
@@ -84,6 +105,13 @@ class XModalTTAModel(BaseTTAModel):
         merged.set_data(
             {key: value for key, value in base.items() if key.startswith('gt_')}
         )
+        if 'seg_logits' in base:
+            self._merge_seg(views, merged)
+        for head in getattr(self.module, 'task_heads', {}).values():
+            _merge_task(head, views, merged)
+        return merged
+
+    def _merge_seg(self, views: Sequence[SegDataSample], merged: SegDataSample) -> None:
         mean = self._mean_probability(views)
         if mean.shape[0] > 1:
             label = mean.argmax(dim=0, keepdim=True)
@@ -94,7 +122,6 @@ class XModalTTAModel(BaseTTAModel):
         merged.set_data(
             dict(pred_sem_seg=PixelData(data=label), seg_logits=PixelData(data=stored))
         )
-        return merged
 
     @staticmethod
     def _mean_probability(views: Sequence[SegDataSample]) -> Tensor:
@@ -109,3 +136,34 @@ class XModalTTAModel(BaseTTAModel):
         for view in views:
             total += class_probabilities(view.seg_logits.data)
         return total / len(views)
+
+
+def _merge_task(
+    head: TaskHead, views: Sequence[SegDataSample], merged: SegDataSample
+) -> None:
+    """Put the merged prediction of a task into ``merged``, if it can be merged."""
+    field = 'pred_' + head.target.removeprefix('gt_')
+    found = [view.get(field) for view in views]
+    if isinstance(head, SegTaskHead):
+        fields = head.prediction_of(_mean(found, 'scores'))
+    elif isinstance(head, DenseTaskHead):
+        # Every view is in the coordinates of the original image: nothing to correct,
+        # but what a head predicts has a form, such as unit vectors.
+        meta = dict(merged.metainfo, flip=False, scale_factor=(1.0, 1.0))
+        fields = head.finish(_mean(found, 'data'), meta)
+    elif isinstance(head, ClassificationHead):
+        score = _mean(found, 'score')
+        if head.multi_label:
+            label = (score >= head.threshold).long()
+        else:
+            label = score.argmax(dim=0, keepdim=True)
+        fields = {field: LabelData(score=score, label=label)}
+    elif all(isinstance(view, InstanceData) and 'scores' in view for view in found):
+        fields = {field: merge_boxes(found)}
+    else:
+        return
+    merged.set_data(fields)
+
+
+def _mean(found: Sequence[BaseDataElement], name: str) -> Tensor:
+    return torch.stack([element.get(name) for element in found]).mean(dim=0)

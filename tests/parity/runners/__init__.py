@@ -21,6 +21,8 @@ from .geminifusion import REPOSITORY as GEMINIFUSION_REPOSITORY
 from .geminifusion import run_geminifusion
 from .mmsformer import REPOSITORY as MMSFORMER_REPOSITORY
 from .mmsformer import run_mmsformer
+from .mtl_balancing import REPOSITORY as LIBMTL_REPOSITORY
+from .mtl_balancing import run_mtl_balancing
 from .stitchfusion import REPOSITORY as STITCHFUSION_REPOSITORY
 from .stitchfusion import run_stitchfusion
 
@@ -29,6 +31,7 @@ RUNNERS: dict[str, Callable[[Fixture], dict[str, Tensor]]] = {
     CMX_REPOSITORY: run_cmx,
     DFORMER_REPOSITORY: run_dformer_family,
     GEMINIFUSION_REPOSITORY: run_geminifusion,
+    LIBMTL_REPOSITORY: run_mtl_balancing,
     MMSFORMER_REPOSITORY: run_mmsformer,
     STITCHFUSION_REPOSITORY: run_stitchfusion,
 }
