@@ -18,7 +18,7 @@ from typing import Any
 
 import experiment
 import speed
-from xbench import common, summary
+from xbench import common, summary, variants
 
 _CONFIGS = common.ROOT / 'configs' / 'attention'
 _NO_NECK = 'no-neck'
@@ -27,20 +27,7 @@ HEADER = ['neck', 'mIoU', 'gain', 'params', 'forward ms', 'train ms', 'MB', 'tra
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--configs', nargs='+', help='[LABEL=]CONFIG.py, what is compared with first'
-    )
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
-    parser.add_argument('--iters', type=int, help='default: that of the configs')
-    parser.add_argument('--data-root', help='replaces every data_root of the configs')
-    parser.add_argument('--workers', type=int, help='data loader workers of each run')
-    parser.add_argument('--threads', type=int, default=1, help='per process')
-    parser.add_argument('--jobs', type=int, choices=[1, 2], default=2)
-    parser.add_argument('--work-dir', default='work_dirs/experiments')
-    parser.add_argument('--shape', type=int, nargs=2, default=[480, 640])
-    parser.add_argument('--repeats', type=int, default=10)
-    parser.add_argument('--device', default='cpu', help='of the speed: cpu, cuda')
-    parser.add_argument('--out', help='JSON file, for example benchmarks/necks.json')
+    variants.add_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -48,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     configs = args.configs or shipped()
-    trained = train(args, configs)
+    trained = variants.train(args, 'necks', configs)
     measured = {}
     for entry in configs:
         label, path = experiment.split_label(entry)
@@ -64,27 +51,6 @@ def shipped() -> list[str]:
     """All configs of configs/attention by the name of the neck, no neck first."""
     paths = sorted(_CONFIGS.glob('*.py'), key=lambda p: (_NO_NECK not in p.stem, p))
     return [f'{path.stem.split("_")[0]}={path}' for path in paths]
-
-
-def train(args: argparse.Namespace, configs: Sequence[str]) -> dict[str, Any]:
-    """Train and test every config with every seed, by experiment.py."""
-    options = ['--name', 'necks', '--configs', *configs]
-    options += ['--seeds', *map(str, args.seeds), '--threads', str(args.threads)]
-    options += ['--jobs', str(args.jobs), '--work-dir', args.work_dir]
-    for name in ('iters', 'data_root', 'workers'):
-        value = getattr(args, name)
-        if value is not None:
-            options += [f'--{name.replace("_", "-")}', str(value)]
-    settings = experiment.parse_args(options)
-    try:
-        planned = experiment.plan(settings)
-        experiment.check_equal_budgets(planned)
-        results = experiment.run_all(planned, settings.jobs, settings.threads)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        common.fail(str(error))
-    except KeyboardInterrupt:
-        common.fail('interrupted; the same command goes on from here')
-    return experiment.collect(settings, options, planned, results)
 
 
 def measure(args: argparse.Namespace, config: str) -> dict[str, Any]:

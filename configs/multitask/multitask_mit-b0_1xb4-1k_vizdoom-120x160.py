@@ -1,0 +1,35 @@
+"""One MiT-B0 for segmentation, boxes, depth and the monsters in sight.
+
+Data:     python tools/dataset_converters/vizdoom.py data/vizdoom160 --size 160 120
+Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
+Hardware: CPU, 1 thread. From scratch, no pretrained weights, lr 1e-3.
+Published: none, the data set is made here. Measured: configs/multitask/README.md.
+"""
+
+_base_ = [
+    '../_base_/models/multitask_mit-b0.py',
+    '../_base_/models/vizdoom_object_heads.py',
+    '../_base_/datasets/vizdoom_multitask.py',
+    '../_base_/schedules/schedule_1k.py',
+    '../_base_/default_runtime.py',
+]
+modalities = _base_.modalities
+crop_size = (120, 160)
+train_pipeline = _base_.train_pipeline
+train_pipeline[3].scale = crop_size[::-1]
+train_pipeline[4].crop_size = crop_size
+model = dict(
+    data_preprocessor=dict(modalities=modalities, size=crop_size),
+    decode_head=dict(num_classes=_base_.num_classes),
+    task_heads=dict(
+        **_base_.object_heads,
+        depth=dict(
+            type='mmseg_xmodal.DepthHead', in_channels=_base_.pyramid, max_depth=60.0
+        ),
+    ),
+)
+optim_wrapper = dict(clip_grad=dict(max_norm=10.0))
+data = dict(data_root='data/vizdoom160')
+train_dataloader = dict(batch_size=4, dataset=dict(**data, pipeline=train_pipeline))
+val_dataloader = dict(dataset=data)
+test_dataloader = dict(dataset=data)

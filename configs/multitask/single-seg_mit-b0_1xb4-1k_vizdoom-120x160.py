@@ -1,0 +1,12 @@
+"""The same network for segmentation alone, to compare with.
+
+Data:     python tools/dataset_converters/vizdoom.py data/vizdoom160 --size 160 120
+Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
+Hardware: CPU, 1 thread. From scratch, no pretrained weights, lr 1e-3.
+Published: none, the data set is made here. Measured: configs/multitask/README.md.
+"""
+
+_base_ = ['./multitask_mit-b0_1xb4-1k_vizdoom-120x160.py']
+model = dict(tasks=['seg'])
+val_evaluator = [dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore'])]
+test_evaluator = val_evaluator
