@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -99,16 +100,71 @@ def water(tmp_path):
     return tmp_path
 
 
-FIELDS = dict(
-    vizdoom={'gt_sem_seg', 'gt_instances', 'gt_depth_map', 'gt_label'},
-    water12={'gt_sem_seg', 'gt_landcover', 'gt_elevation'},
+def write_maps(root, size, stem, folders):
+    """One file per folder; ``number`` files are npy."""
+    rng = np.random.default_rng(0)
+    for folder, (suffix, high, shape) in folders.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        array = rng.integers(0, high, (*size, *shape))
+        path = root / folder / f'{stem}{suffix}'
+        if suffix == '.npy':
+            np.save(path, array.astype(np.float32) + 0.5)
+        else:
+            cv2.imwrite(str(path), array.astype(np.uint8))
+
+
+@pytest.fixture
+def nyu(tmp_path):
+    folders = dict(
+        images=('.png', 255, (3,)),
+        segmentation=('.png', 41, ()),
+        depth=('.npy', 9, ()),
+        normals=('.png', 255, (3,)),
+        edge=('.png', 2, ()),
+    )
+    write_maps(tmp_path, (60, 80), '1', folders)
+    (tmp_path / 'gt_sets').mkdir()
+    for split in ('train', 'val'):
+        (tmp_path / f'gt_sets/{split}.txt').write_text('1\n')
+    return tmp_path
+
+
+@pytest.fixture
+def pascal(tmp_path):
+    maps = dict(semseg=21, human_parts=7, saliency=2, edges=2)
+    folders = {f'multitask/{n}': ('.png', high, ()) for n, high in maps.items()}
+    folders['multitask/normals'] = ('.png', 255, (3,))
+    folders['JPEGImages'] = ('.jpg', 255, (3,))
+    write_maps(tmp_path, (60, 80), '1', folders)
+    (tmp_path / 'ImageSets/Context').mkdir(parents=True)
+    for split in ('train', 'val'):
+        (tmp_path / f'ImageSets/Context/{split}.txt').write_text('1\n')
+    return tmp_path
+
+
+# Config, who writes its data, and the fields of the truth.
+CONFIGS = dict(
+    vizdoom_multitask=('doom', {'gt_instances', 'gt_depth_map', 'gt_label'}),
+    water12_multitask=('water', {'gt_landcover', 'gt_elevation'}),
+    nyudv2_mt=('nyu', {'gt_depth_map', 'gt_normal_map', 'gt_edge_map'}),
+    pascal_context_mt=(
+        'pascal',
+        {'gt_human_parts', 'gt_saliency', 'gt_normal_map', 'gt_edge_map'},
+    ),
 )
 
 
-@pytest.mark.parametrize('name', FIELDS)
+def test_every_config_of_multi_task_data_is_tried():
+    found = Path('configs/_base_/datasets').glob('*.py')
+    assert {p.stem for p in found if 'LoadTargets' in p.read_text()} == set(CONFIGS)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
 def test_configs_load_their_data(name, request):
-    root = request.getfixturevalue(dict(vizdoom='doom', water12='water')[name])
-    cfg = Config.fromfile(f'configs/_base_/datasets/{name}_multitask.py')
+    writer, fields = CONFIGS[name]
+    fields = {'gt_sem_seg', *fields}
+    root = request.getfixturevalue(writer)
+    cfg = Config.fromfile(f'configs/_base_/datasets/{name}.py')
     for mode in ('train', 'val', 'test'):
         data = cfg[f'{mode}_dataloader'].dataset
         data.data_root = str(root)
@@ -117,7 +173,7 @@ def test_configs_load_their_data(name, request):
             np.random.seed(seed)  # noqa: NPY002
             packed = dataset[0]
             sample = packed['data_samples']
-            assert set(sample.keys()) >= FIELDS[name]
+            assert set(sample.keys()) >= fields
             assert packed['inputs'].shape[-2:] == sample.gt_sem_seg.shape
     data.pipeline = cfg.tta_pipeline
     views = DATASETS.build(data)[0]
@@ -125,4 +181,4 @@ def test_configs_load_their_data(name, request):
     for sample in views['data_samples']:
         # The truth has the size of the files, whatever the view.
         assert sample.gt_sem_seg.shape == sample.ori_shape
-        assert set(sample.keys()) >= FIELDS[name]
+        assert set(sample.keys()) >= fields

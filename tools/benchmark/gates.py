@@ -142,7 +142,7 @@ def draw(
             map_tile(f'level {level}: gate of {n}', g, size, (0, 1))
             for n, g in zip(names, gates[0].numpy(), strict=True)
         ]
-    return compose(tiles, max_columns=3)
+    return compose(tiles, max_columns=4)
 
 
 def table(
