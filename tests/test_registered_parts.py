@@ -63,6 +63,7 @@ FUSIONS = {
 }
 HEADS = {
     'CMXHead': HEAD,
+    'DAFormerHead': HEAD | dict(embed_dims=16),
     'CMNeXtHead': HEAD,
     'FastSegformerHead': HEAD,
     'GeminiHead': HEAD,
@@ -84,6 +85,13 @@ ELSEWHERE = {
     'StackStreams',
     'XModalTTAModel',
     'OHEMCrossEntropyLoss',
+    'DomainAdaptiveSegmentor',
+    'MultiResolutionSegmentor',
+    'ClassMixSelfTraining',
+    'FeatureAnchor',
+    'MaskedConsistency',
+    'EntropyMinimization',
+    'FourierDomainAdaptation',
 }  # tests of their own
 
 

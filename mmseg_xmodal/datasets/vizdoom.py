@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
 from mmseg_xmodal.registry import DATASETS
 
 from .multimodal import MultiModalSegDataset
@@ -22,7 +26,12 @@ class ViZDoomDataset(MultiModalSegDataset):
         labels: (H, W) uint8.
 
     Args:
+        maps: Patterns of the game maps to take, such as ``['freedoom2_*']``: maps make
+            domains. Defaults to all. A file is named after its map and its frame.
         kwargs: As for :class:`MultiModalSegDataset`.
+
+    Raises:
+        FileNotFoundError: If no frame is of such a map.
     """
 
     METAINFO = dict(
@@ -55,3 +64,21 @@ class ViZDoomDataset(MultiModalSegDataset):
             [40, 80, 240],
         ],
     )
+
+    def __init__(self, maps: Sequence[str] | None = None, **kwargs: Any) -> None:
+        self.maps = None if maps is None else list(maps)
+        super().__init__(**kwargs)
+
+    def _wanted_stems(self, found: Mapping[str, set[str]]) -> list[str]:
+        stems = super()._wanted_stems(found)
+        if self.maps is None or not stems:
+            return stems
+        names = {stem: stem.rpartition('/')[2].rpartition('_')[0] for stem in stems}
+        kept = [s for s in stems if any(fnmatchcase(names[s], m) for m in self.maps)]
+        if not kept:
+            raise FileNotFoundError(
+                f'ViZDoomDataset: no frame in {self.data_prefix[self._main]} is of the '
+                f'maps {self.maps}. There are {sorted(set(names.values()))}. Correct '
+                'maps.'
+            )
+        return kept

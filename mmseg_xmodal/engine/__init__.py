@@ -1,6 +1,7 @@
 from .hooks import (
     AttentionMapHook,
     DeltaMHook,
+    EMATeacherHook,
     FAMOHook,
     FreezeNormStatsHook,
     RandomStateHook,
@@ -19,6 +20,7 @@ from .optimizers import (
 __all__ = [
     'AttentionMapHook',
     'DeltaMHook',
+    'EMATeacherHook',
     'FAMOHook',
     'FreezeNormStatsHook',
     'GradientRuleAmpOptimWrapper',

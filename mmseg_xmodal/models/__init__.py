@@ -1,3 +1,4 @@
+from .adaptation import *  # noqa: F403
 from .backbones import *  # noqa: F403
 from .balancing import *  # noqa: F403
 from .data_preprocessor import *  # noqa: F403

@@ -81,7 +81,7 @@ class Fixture:
         """
         recorded = self.arrays()
         differences = {}
-        specs = self.meta.get('outputs') or self._stated(outputs)
+        specs = self._by_array() or self.meta.get('outputs') or self._stated(outputs)
         assert set(outputs) >= set(specs), (
             f'no value for {sorted(set(specs) - set(outputs))}'
         )
@@ -98,12 +98,29 @@ class Fixture:
             differences[name] = (ours - official).abs().max().item()
         return differences
 
+    def _by_array(self) -> dict[str, dict[str, float]]:
+        """Tolerances that stand beside each array; what has none is exact."""
+        arrays = self.meta.get('arrays', {})
+        if not any('rtol' in spec for spec in arrays.values()):
+            return {}
+        exact = dict(rtol=0.0, atol=0.0)
+        return {
+            name: {key: spec[key] for key in exact} if 'rtol' in spec else exact
+            for name, spec in arrays.items()
+        }
+
     def _stated(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Tolerances that the fixture states in words, for all and by section."""
-        settings = self.meta['settings']
+        settings = self.meta.get('settings') or self.meta['sections']
+        stated = self.meta['tolerance']
+        text = stated if isinstance(stated, str) else ', '.join(stated.values())
+        arrays = self.meta.get('arrays', {})
         specs = {}
         for name in names:
-            specs[name] = parse_tolerance(self.meta['tolerance'])
+            if arrays.get(name, {}).get('compare') == 'exact':
+                specs[name] = dict(rtol=0.0, atol=0.0)
+                continue
+            specs[name] = parse_tolerance(text)
             for part in name.split('.'):
                 own = settings.get(part, {}).get('tolerance', '')
                 specs[name].update(parse_tolerance(own))

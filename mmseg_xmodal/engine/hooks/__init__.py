@@ -1,5 +1,6 @@
 from .attention_maps import AttentionMapHook
 from .delta_m import DeltaMHook
+from .ema_teacher import EMATeacherHook
 from .famo import FAMOHook
 from .freeze_norm_stats import FreezeNormStatsHook
 from .random_state import RandomStateHook
@@ -9,6 +10,7 @@ from .visualization import XModalVisualizationHook
 __all__ = [
     'AttentionMapHook',
     'DeltaMHook',
+    'EMATeacherHook',
     'FAMOHook',
     'FreezeNormStatsHook',
     'RandomStateHook',

@@ -4,12 +4,14 @@ from .center_detection_head import CenterDetectionHead
 from .classification_head import ClassificationHead
 from .cmnext_head import CMNeXtHead
 from .cmx_head import CMXHead
+from .daformer_head import DAFormerHead
 from .depth_head import DepthHead
 from .edge_head import EdgeHead
 from .fast_segformer_head import FastSegformerHead
 from .gemini_head import GeminiHead
 from .ham_head import HamHead
 from .mmdet_head import MMDetHead
+from .multi_resolution_head import MultiResolutionHead
 from .normal_head import NormalHead
 from .seg_task_head import SegTaskHead
 from .tokenfusion_head import TokenFusionHead
@@ -19,12 +21,14 @@ __all__ = [
     'CMXHead',
     'CenterDetectionHead',
     'ClassificationHead',
+    'DAFormerHead',
     'DepthHead',
     'EdgeHead',
     'FastSegformerHead',
     'GeminiHead',
     'HamHead',
     'MMDetHead',
+    'MultiResolutionHead',
     'NormalHead',
     'SegTaskHead',
     'TokenFusionHead',

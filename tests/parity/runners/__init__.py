@@ -19,6 +19,8 @@ from .dformer import REPOSITORY as DFORMER_REPOSITORY
 from .dformer import run_dformer_family
 from .geminifusion import REPOSITORY as GEMINIFUSION_REPOSITORY
 from .geminifusion import run_geminifusion
+from .mic import REPOSITORY as MIC_REPOSITORY
+from .mic import run_mic
 from .mmsformer import REPOSITORY as MMSFORMER_REPOSITORY
 from .mmsformer import run_mmsformer
 from .mtl_balancing import REPOSITORY as LIBMTL_REPOSITORY
@@ -32,6 +34,7 @@ RUNNERS: dict[str, Callable[[Fixture], dict[str, Tensor]]] = {
     DFORMER_REPOSITORY: run_dformer_family,
     GEMINIFUSION_REPOSITORY: run_geminifusion,
     LIBMTL_REPOSITORY: run_mtl_balancing,
+    MIC_REPOSITORY: run_mic,
     MMSFORMER_REPOSITORY: run_mmsformer,
     STITCHFUSION_REPOSITORY: run_stitchfusion,
 }
