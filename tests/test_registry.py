@@ -17,7 +17,7 @@ NODES = {
     'LOOPS': 'ModalitySubsetTestLoop',
     'OPTIM_WRAPPER_CONSTRUCTORS': 'ParamGroupOptimWrapperConstructor',
     'OPTIM_WRAPPERS': 'GradientRuleOptimWrapper',
-    'METRICS': 'DepthMetric',
+    'METRICS': 'DepthMapMetric',
     'VISUALIZERS': 'XModalVisualizer',
     'INFERENCERS': 'XModalInferencer',
 }

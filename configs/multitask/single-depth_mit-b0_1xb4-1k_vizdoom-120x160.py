@@ -8,5 +8,5 @@ Published: none, the data set is made here. Measured: configs/multitask/README.m
 
 _base_ = ['./multitask_mit-b0_1xb4-1k_vizdoom-120x160.py']
 model = dict(tasks=['depth'])
-val_evaluator = [dict(type='mmseg_xmodal.DepthMetric')]
+val_evaluator = [dict(type='mmseg_xmodal.DepthMapMetric')]
 test_evaluator = val_evaluator

@@ -1,6 +1,6 @@
 """Metrics of every task."""
 
-from .depth import DepthMetric
+from .depth import DepthMapMetric
 from .detection import DetectionMetric
 from .edges import EdgeMetric
 from .image_labels import ImageLabelMetric, MultiLabelMetric
@@ -8,7 +8,7 @@ from .normals import NormalMetric
 from .task_iou import TaskIoUMetric
 
 __all__ = [
-    'DepthMetric',
+    'DepthMapMetric',
     'DetectionMetric',
     'EdgeMetric',
     'ImageLabelMetric',

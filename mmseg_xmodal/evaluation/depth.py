@@ -26,7 +26,7 @@ _SMALLEST = 1e-3
 
 
 @METRICS.register_module()
-class DepthMetric(TaskMetric):
+class DepthMapMetric(TaskMetric):
     """Errors of predicted depth, or of another raster of numbers.
 
     With t the truth and p the prediction of a pixel, in the unit of the truth:
@@ -80,21 +80,21 @@ class DepthMetric(TaskMetric):
         known = (*_PLAIN, *_RATIO)
         if pooling not in ('pixels', 'images'):
             raise ValueError(
-                f"DepthMetric has pooling={pooling!r}, expected 'pixels' or 'images'. "
+                f"DepthMapMetric has pooling={pooling!r}, expected 'pixels' or 'images'. "
                 'Change it in the evaluator.'
             )
         self.metrics = known if metrics is None else tuple(metrics)
         unknown = [name for name in self.metrics if name not in known]
         if unknown or not self.metrics or isinstance(metrics, str):
             raise ValueError(
-                f'DepthMetric has metrics={metrics!r}, expected a list out of '
+                f'DepthMapMetric has metrics={metrics!r}, expected a list out of '
                 f'{list(known)}. Change it in the evaluator.'
             )
         low = -np.inf if min_depth is None else min_depth
         high = np.inf if max_depth is None else max_depth
         if not low < high:
             raise ValueError(
-                f'DepthMetric has min_depth={min_depth} and max_depth={max_depth}, '
+                f'DepthMapMetric has min_depth={min_depth} and max_depth={max_depth}, '
                 'expected a range. Change them in the evaluator.'
             )
         self.pooling = pooling

@@ -44,7 +44,7 @@ VIEWS = [
 TARGETS = dict(depth=dict(kind='depth', scale=0.05, invalid=0, unit='m'))
 EVALUATOR = [
     dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore']),
-    dict(type='mmseg_xmodal.DepthMetric'),
+    dict(type='mmseg_xmodal.DepthMapMetric'),
 ]
 MODEL: dict[str, Any] = dict(
     type='mmseg_xmodal.MultiTaskEncoderDecoder',

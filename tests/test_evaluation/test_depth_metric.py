@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmseg_xmodal.evaluation import DepthMetric
+from mmseg_xmodal.evaluation import DepthMapMetric
 
 from .samples import evaluate, sample
 
@@ -61,7 +61,7 @@ def prefixed(values):
 
 
 def test_pixels_of_all_images_are_pooled():
-    got = evaluate(DepthMetric(), SAMPLES)
+    got = evaluate(DepthMapMetric(), SAMPLES)
     assert got == pytest.approx(prefixed(loop(PAIRS)), rel=1e-12)
 
 
@@ -69,24 +69,24 @@ def test_or_images_are_averaged_and_empty_ones_do_not_count():
     empty = sample(
         gt_depth_map=np.full((1, 7, 11), np.nan, np.float32), pred_depth_map=PAIRS[0][1]
     )
-    got = evaluate(DepthMetric(pooling='images'), [*SAMPLES, empty])
+    got = evaluate(DepthMapMetric(pooling='images'), [*SAMPLES, empty])
     each = [loop([pair]) for pair in PAIRS]
     want = {key: np.mean([image[key] for image in each]) for key in each[0]}
     assert got == pytest.approx(prefixed(want), rel=1e-12)
-    pooled = evaluate(DepthMetric(), SAMPLES)
+    pooled = evaluate(DepthMapMetric(), SAMPLES)
     assert abs(got['depth/rmse'] - pooled['depth/rmse']) > 0.01
 
 
 def test_ratios_leave_out_truth_at_or_below_zero():
     pairs = [maps(3, low=-5)]
     samples = [sample(gt_dem=t, pred_dem=p) for t, p in pairs]
-    got = evaluate(DepthMetric(task='dem', target='gt_dem'), samples)
+    got = evaluate(DepthMapMetric(task='dem', target='gt_dem'), samples)
     want = {f'dem/{key}': value for key, value in loop(pairs).items()}
     assert got == pytest.approx(want, rel=1e-12)
-    chosen = DepthMetric(task='dem', target='gt_dem', metrics=['rmse', 'mae'])
+    chosen = DepthMapMetric(task='dem', target='gt_dem', metrics=['rmse', 'mae'])
     assert set(evaluate(chosen, samples)) == {'dem/rmse', 'dem/mae'}
     below = sample(gt_dem=-np.ones((1, 2, 2)), pred_dem=np.ones((1, 2, 2)))
-    got = evaluate(DepthMetric(task='dem', target='gt_dem'), [below])
+    got = evaluate(DepthMapMetric(task='dem', target='gt_dem'), [below])
     assert got['dem/rmse'] == 2
     assert math.isnan(got['dem/log10'])
 
@@ -94,7 +94,7 @@ def test_ratios_leave_out_truth_at_or_below_zero():
 def test_limits_choose_pixels_and_clip_predictions():
     truth = np.array([[[0.5, 2, 4, 20]]])
     pred = np.array([[[9, 0.5, 30, 1.0]]])
-    metric = DepthMetric(min_depth=1, max_depth=10, metrics=['mae'])
+    metric = DepthMapMetric(min_depth=1, max_depth=10, metrics=['mae'])
     got = evaluate(metric, [sample(gt_depth_map=truth, pred_depth_map=pred)])
     assert got == {'depth/mae': (1 + 6) / 2}
 
@@ -102,7 +102,7 @@ def test_limits_choose_pixels_and_clip_predictions():
 def test_known_values():
     truth = torch.tensor([[[1.0, 2.0, 4.0]]])
     pred = torch.tensor([[[1.25, 2.0, -4.0]]], dtype=torch.bfloat16)
-    got = evaluate(DepthMetric(), [sample(gt_depth_map=truth, pred_depth_map=pred)])
+    got = evaluate(DepthMapMetric(), [sample(gt_depth_map=truth, pred_depth_map=pred)])
     # 1.25 is not below 1.25; what is below 0 is wrong at every threshold.
     assert got['depth/delta1'] == pytest.approx(100 / 3)
     assert got['depth/delta2'] == got['depth/delta3'] == pytest.approx(200 / 3)
@@ -114,7 +114,7 @@ def test_known_values():
 def test_a_prediction_that_is_not_finite_shows():
     truth, pred = maps(0)
     pred[0, 0] = np.nan
-    got = evaluate(DepthMetric(), [sample(gt_depth_map=truth, pred_depth_map=pred)])
+    got = evaluate(DepthMapMetric(), [sample(gt_depth_map=truth, pred_depth_map=pred)])
     assert math.isnan(got['depth/rmse'])
     assert math.isnan(got['depth/abs_rel'])
 
@@ -130,5 +130,5 @@ def test_a_prediction_that_is_not_finite_shows():
     ],
 )
 def test_wrong_arguments_are_refused(wrong):
-    with pytest.raises(ValueError, match=r'DepthMetric has .*expected.*evaluator'):
-        DepthMetric(**wrong)
+    with pytest.raises(ValueError, match=r'DepthMapMetric has .*expected.*evaluator'):
+        DepthMapMetric(**wrong)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import METRICS
 
-from mmseg_xmodal.evaluation import DepthMetric, TaskIoUMetric
+from mmseg_xmodal.evaluation import DepthMapMetric, TaskIoUMetric
 
 from .samples import evaluate, sample
 
@@ -19,12 +19,11 @@ def depth(error: float, labelled: bool = True, **kwargs):
     return sample(**fields, **kwargs)
 
 
-def test_names_are_prefixed_and_mmsegs_metric_keeps_its_own():
-    ours = METRICS.build(dict(type='mmseg_xmodal.DepthMetric'))
-    assert isinstance(ours, DepthMetric)
-    assert not isinstance(METRICS.build(dict(type='mmseg.DepthMetric')), DepthMetric)
+def test_keys_begin_with_the_task():
+    ours = METRICS.build(dict(type='mmseg_xmodal.DepthMapMetric'))
+    assert isinstance(ours, DepthMapMetric)
     assert set(evaluate(ours, [depth(1)])) >= {'depth/rmse', 'depth/delta1'}
-    named = DepthMetric(task='range', prefix='lidar')
+    named = DepthMapMetric(task='range', prefix='lidar')
     assert all(key.startswith('lidar/') for key in evaluate(named, [depth(1)]))
 
 
@@ -35,24 +34,24 @@ def test_samples_without_truth_are_left_out():
         depth(7, task_valid=dict(depth=False)),
         depth(3, task_valid=dict(depth=True, det=False)),
     ]
-    assert evaluate(DepthMetric(), samples)['depth/mae'] == pytest.approx(2)
+    assert evaluate(DepthMapMetric(), samples)['depth/mae'] == pytest.approx(2)
 
 
 def test_no_sample_with_truth_is_an_error():
     with pytest.raises(ValueError, match=r"none of 1 samples.*'depth'.*LoadTargets"):
-        evaluate(DepthMetric(), [depth(1, labelled=False)])
+        evaluate(DepthMapMetric(), [depth(1, labelled=False)])
 
 
 def test_missing_and_misshapen_predictions_are_named():
     only = sample(gt_depth_map=torch.ones(1, 2, 3), pred_edge_map=torch.ones(1, 2, 3))
     with pytest.raises(ValueError, match=r"a.png.*pred_edge_map.*'pred_depth_map'"):
-        evaluate(DepthMetric(), [only])
+        evaluate(DepthMapMetric(), [only])
     sizes = sample(gt_depth_map=torch.ones(1, 2, 3))
     sizes.set_data(dict(pred_depth_map=depth(1).pred_depth_map[:, :2]))
     with pytest.raises(ValueError, match=r'\(1, 2, 3\).*\(1, 2, 2\).*after Resize'):
-        evaluate(DepthMetric(), [sizes])
+        evaluate(DepthMapMetric(), [sizes])
     with pytest.raises(ValueError, match=r"'depth_map'.*'gt_<name>'"):
-        DepthMetric(target='depth_map')
+        DepthMapMetric(target='depth_map')
 
 
 def label_map(value: int):
@@ -64,7 +63,7 @@ def label_map(value: int):
 @pytest.mark.parametrize(
     ('metric', 'unlabelled'),
     [
-        (DepthMetric(), depth(9, labelled=False)),
+        (DepthMapMetric(), depth(9, labelled=False)),
         (
             TaskIoUMetric(task='cover', classes=('a', 'b')),
             sample(pred_cover=torch.zeros(1, 2, 3).long()),

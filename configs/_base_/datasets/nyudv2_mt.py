@@ -70,7 +70,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = [
     dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore']),
-    dict(type='mmseg_xmodal.DepthMetric'),
+    dict(type='mmseg_xmodal.DepthMapMetric'),
     dict(type='mmseg_xmodal.NormalMetric'),
     dict(type='mmseg_xmodal.EdgeMetric', max_dist=0.011),
 ]

@@ -79,7 +79,7 @@ test_dataloader = dict(
 val_evaluator = [
     dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore']),
     dict(type='mmseg_xmodal.DetectionMetric'),
-    dict(type='mmseg_xmodal.DepthMetric'),
+    dict(type='mmseg_xmodal.DepthMapMetric'),
     dict(type='mmseg_xmodal.MultiLabelMetric'),
 ]
 test_evaluator = val_evaluator

@@ -76,7 +76,7 @@ val_evaluator = [
     dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore']),
     dict(type='mmseg_xmodal.TaskIoUMetric', task='landcover'),
     dict(
-        type='mmseg_xmodal.DepthMetric',
+        type='mmseg_xmodal.DepthMapMetric',
         task='elevation',
         target='gt_elevation',
         metrics=['rmse', 'mae'],
