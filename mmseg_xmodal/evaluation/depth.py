@@ -80,8 +80,8 @@ class DepthMapMetric(TaskMetric):
         known = (*_PLAIN, *_RATIO)
         if pooling not in ('pixels', 'images'):
             raise ValueError(
-                f"DepthMapMetric has pooling={pooling!r}, expected 'pixels' or 'images'. "
-                'Change it in the evaluator.'
+                f"DepthMapMetric has pooling={pooling!r}, expected 'pixels' or "
+                "'images'. Change it in the evaluator."
             )
         self.metrics = known if metrics is None else tuple(metrics)
         unknown = [name for name in self.metrics if name not in known]
