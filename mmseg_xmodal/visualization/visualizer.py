@@ -173,7 +173,7 @@ class XModalVisualizer(SegLocalVisualizer):
         size = (labels or [v.valid for v in views.values()])[0].shape
         size = size if labels else tasks.size or size
         views = {key: view.resized(size) for key, view in views.items()}
-        tiles = [_modality_tile(key, view) for key, view in views.items()]
+        tiles = [modality_tile(key, view) for key, view in views.items()]
         further = tasks.tiles(size, _base(views, tiles))
         tiles += self._label_tiles(views, truth, pred, 'seg: ' if further else '')
         tiles += further
@@ -249,7 +249,7 @@ def _labels(data_sample: SegDataSample | None, key: str) -> np.ndarray | None:
     return array.reshape(array.shape[-2:]).astype(np.int64)
 
 
-def _modality_tile(name: str, view: ModalityView) -> Tile:
+def modality_tile(name: str, view: ModalityView) -> Tile:
     """The tile of one modality."""
     size = view.valid.shape
     if view.withheld or not view.valid.any():

@@ -29,8 +29,8 @@ from mmseg_xmodal.models.adaptation.feature_anchor import (
 from mmseg_xmodal.models.adaptation.fourier import swap_amplitude
 from mmseg_xmodal.models.adaptation.masked_consistency import mask_grid
 from mmseg_xmodal.models.data_preprocessor import ModalityPreprocessor
-from mmseg_xmodal.models.layers.class_probabilities import class_probabilities
 from mmseg_xmodal.models.layers.colour_space import colour_spaces
+from mmseg_xmodal.models.layers.logit_probabilities import logit_probabilities
 from mmseg_xmodal.models.layers.photometric import (
     Jitter,
     Photometric,
@@ -147,7 +147,7 @@ def test_rules_of_pseudo_labels() -> None:
 
 
 def test_a_binary_head_has_two_classes() -> None:
-    probabilities = class_probabilities(torch.tensor([0.0, 3.0]).view(1, 1, 1, 2))
+    probabilities = logit_probabilities(torch.tensor([0.0, 3.0]).view(1, 1, 1, 2))
     assert probabilities[0, :, 0, 0].tolist() == [0.5, 0.5]
     assert float(probabilities[0, 1, 0, 1]) == pytest.approx(1 / (1 + math.exp(-3)))
 

@@ -31,7 +31,7 @@ from mmseg_xmodal.models.necks import AdaptiveGateNeck
 from mmseg_xmodal.visualization import compose, views_from_stack
 from mmseg_xmodal.visualization.maps import map_tile
 from mmseg_xmodal.visualization.panels import save_panel
-from mmseg_xmodal.visualization.visualizer import _modality_tile as modality_tile
+from mmseg_xmodal.visualization.visualizer import modality_tile
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:

@@ -20,10 +20,9 @@ from mmseg_xmodal.models.layers.map_probe import MapProbe, ShownMap, watch
 from mmseg_xmodal.registry import HOOKS
 from mmseg_xmodal.visualization import Tile, XModalVisualizer, compose
 from mmseg_xmodal.visualization.maps import map_tile
-from mmseg_xmodal.visualization.visualizer import _modality_tile as modality_tile
+from mmseg_xmodal.visualization.visualizer import modality_tile
 
-from .visualization import _plainest_view as plainest_view
-from .visualization import batch_views, find_preprocessor
+from .visualization import batch_views, find_preprocessor, plainest_view
 
 
 @HOOKS.register_module()

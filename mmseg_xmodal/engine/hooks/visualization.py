@@ -165,7 +165,7 @@ def batch_views(
     Raises:
         ValueError: If the channels fit neither.
     """
-    stack, meta = _plainest_view(data_batch, index)
+    stack, meta = plainest_view(data_batch, index)
     layout = getattr(preprocessor, 'layout', None)
     if isinstance(layout, ModalityLayout):
         views = views_from_stack(
@@ -186,7 +186,7 @@ def batch_views(
     return {name: view.resized(size) for name, view in views.items()}
 
 
-def _plainest_view(
+def plainest_view(
     data_batch: Mapping[str, Any], index: int
 ) -> tuple[Tensor, Mapping[str, Any]]:
     """Stack and metainfo of a sample; with TTA of its largest unflipped view."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mmseg_xmodal.registry import MODELS
 
-from ..layers.class_probabilities import class_probabilities
+from ..layers.logit_probabilities import logit_probabilities
 from .base import AdaptationStep, AdaptationTerm, Losses
 
 
@@ -40,7 +40,7 @@ def mean_entropy(logits: Tensor) -> Tensor:
         - logits: (B, C, H, W)
         - output: (), in [0, 1]
     """
-    return self_information(class_probabilities(logits)).sum(dim=1).mean()
+    return self_information(logit_probabilities(logits)).sum(dim=1).mean()
 
 
 def charbonnier_entropy(
@@ -57,7 +57,7 @@ def charbonnier_entropy(
         - logits: (B, C, H, W)
         - output: ()
     """
-    probabilities = class_probabilities(logits)
+    probabilities = logit_probabilities(logits)
     scale = math.log(probabilities.shape[1]) if normaliser is None else normaliser
     logs = torch.log(probabilities.clamp(min=torch.finfo(torch.float32).tiny))
     entropy = -(probabilities * logs).sum(dim=1) / scale

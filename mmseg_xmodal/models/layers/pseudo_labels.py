@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .class_probabilities import class_probabilities
+from .logit_probabilities import logit_probabilities
 
 
 class PseudoLabels(NamedTuple):
@@ -95,7 +95,7 @@ class PseudoLabelRule:
             - logits: (B, C, H, W)
             - valid: (B, H, W)
         """
-        confidence, label = class_probabilities(logits).max(dim=1)
+        confidence, label = logit_probabilities(logits).max(dim=1)
         weight = self._weight(confidence)
         if self.ignore_top:
             weight[:, : self.ignore_top] = 0

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..decode_heads.task_head import DenseTaskHead
+from ..layers.resolutions import slide_boxes
 from ..layers.view import flip_axes
 
 
@@ -101,20 +102,13 @@ def slide(
             'expected a stride of at most the crop: windows must not leave gaps. '
             'Change test_cfg in the model.'
         )
-    height, width = inputs.shape[2:]
-    total = inputs.new_zeros(len(inputs), channels, height, width)
-    count = inputs.new_zeros(height, width)
-    for y0, y1 in _intervals(height, crop[0], stride[0]):
-        for x0, x1 in _intervals(width, crop[1], stride[1]):
-            window = inputs[:, :, y0:y1, x0:x1]
-            # Heads resize to `img_shape` where it is a torch.Size.
-            own = [dict(meta, img_shape=window.shape[2:]) for meta in metas]
-            total[:, :, y0:y1, x0:x1] += predict(window, own)
-            count[y0:y1, x0:x1] += 1
+    size = (inputs.shape[2], inputs.shape[3])
+    total = inputs.new_zeros(len(inputs), channels, *size)
+    count = inputs.new_zeros(size)
+    for box in slide_boxes(size, crop, stride):
+        # Heads resize to `img_shape` where it is a torch.Size.
+        window = box.cut(inputs)
+        own = [dict(meta, img_shape=window.shape[2:]) for meta in metas]
+        box.cut(total).add_(predict(window, own))
+        box.cut(count).add_(1)
     return total / count
-
-
-def _intervals(size: int, crop: int, stride: int) -> list[tuple[int, int]]:
-    starts = range(0, max(size - crop + stride - 1, 0) // stride * stride + 1, stride)
-    ends = [min(start + crop, size) for start in starts]
-    return [(max(end - crop, 0), end) for end in ends]

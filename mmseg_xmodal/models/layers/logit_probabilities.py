@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def class_probabilities(logits: Tensor) -> Tensor:
+def logit_probabilities(logits: Tensor) -> Tensor:
     """Softmax over the classes; one channel is the sigmoid of the second of two.
 
     Args:
