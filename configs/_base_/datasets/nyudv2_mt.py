@@ -1,5 +1,6 @@
 # NYU Depth V2 for several tasks (795 / 654), crops of 448x576 of images of 480x640:
 # RGB in; 40 classes, depth, normals and edges out. The package of ATRC and InvPT.
+_base_ = ['../pipelines/multitask_crop.py']
 dataset_type = 'mmseg_xmodal.NYUDv2MTDataset'
 data_root = 'data/NYUDv2'
 crop_size = (448, 576)
@@ -12,46 +13,8 @@ modalities = dict(
         order='rgb',
     )
 )
-train_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities', modalities=modalities),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='mmseg_xmodal.LoadTargets'),
-    dict(
-        type='mmseg_xmodal.XModalRandomResize',
-        scale=(640, 480),
-        ratio_range=(1.0, 1.5),
-        keep_ratio=True,
-    ),
-    dict(type='mmseg_xmodal.XModalRandomCrop', crop_size=crop_size, cat_max_ratio=1.0),
-    dict(type='mmseg_xmodal.XModalRandomFlip', prob=0.5),
-    dict(
-        type='mmseg_xmodal.OnModalities',
-        names=['rgb'],
-        transforms=[dict(type='PhotoMetricDistortion')],
-    ),
-    dict(type='mmseg_xmodal.PackXModalInputs'),
-]
-test_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities', modalities=modalities),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='mmseg_xmodal.LoadTargets'),
-    dict(type='mmseg_xmodal.PackXModalInputs'),
-]
-tta_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities', modalities=modalities),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(type='RandomFlip', prob=0.0, direction='horizontal'),
-                dict(type='RandomFlip', prob=1.0, direction='horizontal'),
-            ],
-            [dict(type='LoadAnnotations', reduce_zero_label=True)],
-            [dict(type='mmseg_xmodal.LoadTargets')],
-            [dict(type='mmseg_xmodal.PackXModalInputs')],
-        ],
-    ),
-]
+train_pipeline = _base_.train_pipeline
+test_pipeline = _base_.test_pipeline
 _data_set = dict(type=dataset_type, data_root=data_root, modalities=modalities)
 _loader = dict(num_workers=4, persistent_workers=True)
 _test = dict(**_data_set, ann_file='gt_sets/val.txt', pipeline=test_pipeline)

@@ -1,6 +1,7 @@
 # PASCAL-Context for several tasks (4998 / 5105), crops of 512x512: RGB in; 21 classes,
 # human parts, saliency, normals and edges out. Convert the package once:
 #   python tools/dataset_converters/pascal_context_mt.py data/PASCALContext
+_base_ = ['../pipelines/multitask_crop.py']
 dataset_type = 'mmseg_xmodal.PASCALContextMTDataset'
 data_root = 'data/PASCALContext'
 crop_size = (512, 512)
@@ -13,46 +14,11 @@ modalities = dict(
         order='rgb',
     )
 )
-train_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities', modalities=modalities),
-    dict(type='LoadAnnotations'),
-    dict(type='mmseg_xmodal.LoadTargets'),
-    dict(
-        type='mmseg_xmodal.XModalRandomResize',
-        scale=(512, 512),
-        ratio_range=(0.5, 2.0),
-        keep_ratio=True,
-    ),
-    dict(type='mmseg_xmodal.XModalRandomCrop', crop_size=crop_size, cat_max_ratio=1.0),
-    dict(type='mmseg_xmodal.XModalRandomFlip', prob=0.5),
-    dict(
-        type='mmseg_xmodal.OnModalities',
-        names=['rgb'],
-        transforms=[dict(type='PhotoMetricDistortion')],
-    ),
-    dict(type='mmseg_xmodal.PackXModalInputs'),
-]
-test_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities', modalities=modalities),
-    dict(type='LoadAnnotations'),
-    dict(type='mmseg_xmodal.LoadTargets'),
-    dict(type='mmseg_xmodal.PackXModalInputs'),
-]
-tta_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities', modalities=modalities),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(type='RandomFlip', prob=0.0, direction='horizontal'),
-                dict(type='RandomFlip', prob=1.0, direction='horizontal'),
-            ],
-            [dict(type='LoadAnnotations')],
-            [dict(type='mmseg_xmodal.LoadTargets')],
-            [dict(type='mmseg_xmodal.PackXModalInputs')],
-        ],
-    ),
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[3].scale = (512, 512)
+train_pipeline[3].ratio_range = (0.5, 2.0)
+train_pipeline[4].crop_size = crop_size
+test_pipeline = _base_.test_pipeline
 _data_set = dict(type=dataset_type, data_root=data_root, modalities=modalities)
 _loader = dict(num_workers=4, persistent_workers=True)
 _train = dict(

@@ -1,6 +1,7 @@
 # ViZDoom, RGB in; classes, boxes of objects, depth and the monsters in sight out.
 # Frames of 320x240, by
 #   python tools/dataset_converters/vizdoom.py data/vizdoom
+_base_ = ['../pipelines/multitask_crop.py']
 dataset_type = 'mmseg_xmodal.ViZDoomMultiTaskDataset'
 data_root = 'data/vizdoom'
 image_size = (320, 240)
@@ -14,51 +15,20 @@ modalities = dict(
         order='rgb',
     )
 )
-train_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities', modalities=modalities),
-    dict(type='LoadAnnotations'),
-    dict(type='mmseg_xmodal.LoadTargets'),
-    dict(
-        type='mmseg_xmodal.XModalRandomResize',
-        scale=image_size,
-        ratio_range=(0.9, 1.5),
-        keep_ratio=True,
-    ),
-    dict(type='mmseg_xmodal.XModalRandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type='mmseg_xmodal.XModalRandomFlip', prob=0.5),
-    dict(
-        type='mmseg_xmodal.OnModalities',
-        names=['rgb'],
-        transforms=[dict(type='PhotoMetricDistortion')],
-    ),
-    dict(type='mmseg_xmodal.PackXModalInputs'),
-]
-test_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities', modalities=modalities),
-    dict(type='LoadAnnotations'),
-    dict(type='mmseg_xmodal.LoadTargets'),
-    dict(type='mmseg_xmodal.PackXModalInputs'),
-]
-tta_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities', modalities=modalities),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(type='Resize', scale_factor=factor, keep_ratio=True)
-                for factor in (0.75, 1.0, 1.25)
-            ],
-            [
-                dict(type='RandomFlip', prob=0.0, direction='horizontal'),
-                dict(type='RandomFlip', prob=1.0, direction='horizontal'),
-            ],
-            # The truth comes last: it keeps the size of the files.
-            [dict(type='LoadAnnotations')],
-            [dict(type='mmseg_xmodal.LoadTargets')],
-            [dict(type='mmseg_xmodal.PackXModalInputs')],
-        ],
-    ),
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[3].scale = image_size
+train_pipeline[3].ratio_range = (0.9, 1.5)
+train_pipeline[4].crop_size = crop_size
+train_pipeline[4].cat_max_ratio = 0.75
+test_pipeline = _base_.test_pipeline
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].transforms.insert(
+    0,
+    [
+        dict(type='Resize', scale_factor=factor, keep_ratio=True)
+        for factor in (0.75, 1.0, 1.25)
+    ],
+)
 _data_set = dict(type=dataset_type, data_root=data_root, modalities=modalities)
 _loader = dict(num_workers=2, persistent_workers=True)
 _test_loader = dict(
