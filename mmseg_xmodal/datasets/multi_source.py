@@ -52,7 +52,7 @@ class MultiSourceDataset(ConcatDataset):
         allow_different_classes: Whether the class lists may differ: where tasks or
             heads have classes of their own, or labels are mapped later. A data set
             without a list (an unlabelled one) fits to all.
-        lazy_init: As in mmengine.
+        lazy_init: As in mmengine; data sets given as configs are lazy too.
 
     Raises:
         TypeError: If an entry of ``datasets`` is no data set.
@@ -66,6 +66,10 @@ class MultiSourceDataset(ConcatDataset):
         allow_different_classes: bool = False,
         lazy_init: bool = False,
     ) -> None:
+        if lazy_init:
+            datasets = [
+                dict(d, lazy_init=True) if isinstance(d, dict) else d for d in datasets
+            ]
         built = [DATASETS.build(d) if isinstance(d, dict) else d for d in datasets]
         names = [f'source{i}' for i in range(len(built))] if names is None else names
         self.names = list(names)

@@ -167,13 +167,16 @@ def test_amp_on_a_gpu():
     wrapper = GradientRuleAmpOptimWrapper(
         rule=PCGrad(), optimizer=torch.optim.SGD(model.parameters(), lr=0.01)
     )
-    for i in range(4):
+    # The scale begins far too large for half precision, and halves until it fits.
+    for i in range(24):
         batch = toy_batch(i)
         inputs = batch['inputs'].cuda()
         targets = {t: v.cuda() for t, v in batch['targets'].items()}
         with wrapper.optim_context(model):
             loss = total_of(model, dict(inputs=inputs, targets=targets))
         wrapper.update_params(loss)
-        assert wrapper.gram.isfinite().all()
+        assert all(p.isfinite().all() for p in model.parameters())
+        if not wrapper.gram.isfinite().all():
+            assert wrapper.weights.tolist() == [1, 1, 1]
+    assert wrapper.gram.isfinite().all()
     assert (wrapper.weights != 1).any()
-    assert all(p.isfinite().all() for p in model.parameters())
