@@ -32,7 +32,7 @@ def test_gains_are_against_the_single_tasks_of_the_same_seed():
         for seed in (0, 1)
     ]
     trained = {'runs': runs, 'settings': {}, 'environment': {}}
-    result = MULTITASK.collect(trained, 'command')
+    result = MULTITASK.collect(trained)
     assert result['header'][-1] == 'Delta_m %'
     assert result['rows'][0][0] == 'single tasks'
     assert result['rows'][1][0] == 'multitask'

@@ -23,6 +23,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import DictAction
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from xbench import common, render, runs
@@ -39,13 +40,14 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--data-root', help='replaces every data_root of the configs')
     parser.add_argument('--workers', type=int, help='data loader workers of each run')
     parser.add_argument('--threads', type=int, default=1, help='per process')
-    parser.add_argument('--jobs', type=int, choices=[1, 2], default=2)
+    parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--work-dir', default='work_dirs/experiments')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     parser.add_argument('--out', help='JSON file, for example benchmarks/NAME.json')
     args = parser.parse_args(argv)
-    if args.threads < 1 or (args.iters is not None and args.iters < 1):
-        parser.error('--threads and --iters must be at least 1')
+    numbers = (args.threads, args.jobs, 1 if args.iters is None else args.iters)
+    if min(numbers) < 1:
+        parser.error('--threads, --jobs and --iters must be at least 1')
     return args
 
 
@@ -184,7 +186,10 @@ def collect(
         'kind': 'experiment',
         'name': args.name,
         'command': common.command_line('experiment.py', argv),
-        'environment': common.environment(),
+        # mmengine trains on a GPU wherever there is one.
+        'environment': common.environment(
+            'cuda' if torch.cuda.is_available() else 'cpu'
+        ),
         'settings': {
             'iters': planned[0].iters,
             'batch': planned[0].config.train_dataloader.batch_size,

@@ -5,9 +5,12 @@
 
 Accuracy is that of experiment.py. Delta_m is the mean relative gain over the
 single-task models of the same seed, one metric per task, positive where the joint model
-is better. Costs: parameters, inference of all heads (raw outputs), and a training step
-under the gradient rules against a plain one. Without --configs: all of
-configs/multitask on ViZDoom. Labels that start with ``single-`` are the baselines.
+is better. Without --configs: all of configs/multitask on ViZDoom. Labels that start
+with ``single-`` are the baselines.
+
+With ``--costs`` nothing is trained: the table is that of inference of all heads (raw
+outputs) of the joint model against the single-task ones, and of a training step under
+the gradient rules against a plain one.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ WRAPPERS: dict[str, dict[str, Any]] = {
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     variants.add_arguments(parser)
+    parser.add_argument('--costs', action='store_true', help='instead of accuracy')
     return parser.parse_args(argv)
 
 
@@ -57,17 +61,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     configs = args.configs or shipped()
-    trained = variants.train(args, 'multitask', configs)
-    paths = dict(experiment.split_label(entry) for entry in configs)
-    result = collect(trained, common.command_line('multitask.py', argv))
-    if JOINT in paths:
-        common.set_threads(args.threads)
-        result['cost'] = cost(args, paths)
-        print(common.table(*cost_table(result['cost'])))
+    result = costs(args, configs) if args.costs else accuracy(args, configs)
+    result['command'] = common.command_line('multitask.py', argv)
     print(common.table(result['header'], result['rows']))
     if args.out:
         common.write_json(args.out, result)
         print(f'written to {args.out}')
+
+
+def accuracy(args: argparse.Namespace, configs: Sequence[str]) -> dict[str, Any]:
+    """Train and test every config with every seed."""
+    return collect(variants.train(args, 'multitask', configs))
+
+
+def costs(args: argparse.Namespace, configs: Sequence[str]) -> dict[str, Any]:
+    """Time the joint model; nothing is trained."""
+    paths = dict(experiment.split_label(entry) for entry in configs)
+    if JOINT not in paths:
+        common.fail(f'--costs needs a config with the label {JOINT}, got {list(paths)}')
+    common.set_threads(args.threads)
+    found = cost(args, paths)
+    header, rows = cost_table(found)
+    return {
+        'kind': 'table',
+        'header': header,
+        'rows': rows,
+        'environment': common.environment(),
+        'settings': {'threads': args.threads, 'repeats': args.repeats},
+        'cost': found,
+    }
 
 
 def shipped() -> list[str]:
@@ -79,7 +101,7 @@ def shipped() -> list[str]:
     return [f'{path.stem.split("_")[0]}={path}' for path in paths]
 
 
-def collect(trained: dict[str, Any], command: str) -> dict[str, Any]:
+def collect(trained: dict[str, Any]) -> dict[str, Any]:
     """One row per variant: the metric of each task, and Delta_m."""
     runs = {(run['label'], run['seed']): run['metrics'] for run in trained['runs']}
     seeds = sorted({seed for _, seed in runs})
@@ -106,7 +128,6 @@ def collect(trained: dict[str, Any], command: str) -> dict[str, Any]:
         'kind': 'table',
         'header': header,
         'rows': rows,
-        'command': command,
         'environment': trained['environment'],
         'settings': {
             **trained['settings'],

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--data-root', help='replaces every data_root of the configs')
     parser.add_argument('--workers', type=int, help='data loader workers of each run')
     parser.add_argument('--threads', type=int, default=1, help='per process')
-    parser.add_argument('--jobs', type=int, choices=[1, 2], default=2)
+    parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--work-dir', default='work_dirs/experiments')
     parser.add_argument('--shape', type=int, nargs=2, default=[480, 640])
     parser.add_argument('--repeats', type=int, default=10)
