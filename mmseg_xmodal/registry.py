@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import INFERENCERS as MMENGINE_INFERENCERS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
@@ -52,6 +53,8 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(
 )
 # optimiser wrappers that weigh the gradients of tasks
 OPTIM_WRAPPERS = _child('optimizer wrapper', MMENGINE_OPTIM_WRAPPERS, 'engine')
+# training steps of our own in several processes
+MODEL_WRAPPERS = _child('model_wrapper', MMENGINE_MODEL_WRAPPERS, 'engine')
 # metrics of every task
 METRICS = _child('metric', MMENGINE_METRICS, 'evaluation')
 # panels with every modality
@@ -68,6 +71,7 @@ __all__ = [
     'LOOPS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
     'OPTIM_WRAPPERS',
+    'MODEL_WRAPPERS',
     'METRICS',
     'VISUALIZERS',
     'INFERENCERS',

@@ -65,6 +65,12 @@ HEADS = {
     'CMXHead': HEAD,
     'DAFormerHead': HEAD | dict(embed_dims=16),
     'CMNeXtHead': HEAD,
+    'DeepLabV2Head': dict(
+        in_channels=[8, 16, 24, 32],
+        in_index=[0, 1, 2, 3],
+        input_transform='resize_concat',
+        num_classes=3,
+    ),
     'FastSegformerHead': HEAD,
     'GeminiHead': HEAD,
     'HamHead': HEAD | dict(ham_channels=16, ham_kwargs=dict(MD_R=4)),
@@ -92,6 +98,10 @@ ELSEWHERE = {
     'MaskedConsistency',
     'EntropyMinimization',
     'FourierDomainAdaptation',
+    'OutputAdversarial',
+    'PrototypeContrast',
+    'CrossModalAgreement',
+    'MultiDomainEncoderDecoder',
 }  # tests of their own
 
 

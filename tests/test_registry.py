@@ -18,6 +18,7 @@ NODES = {
     'OPTIM_WRAPPER_CONSTRUCTORS': 'ParamGroupOptimWrapperConstructor',
     'OPTIM_WRAPPERS': 'GradientRuleOptimWrapper',
     'METRICS': 'DepthMapMetric',
+    'MODEL_WRAPPERS': 'AdaptationDistributedDataParallel',
     'VISUALIZERS': 'XModalVisualizer',
     'INFERENCERS': 'XModalInferencer',
 }

@@ -106,9 +106,9 @@ class MultiSourceDataset(ConcatDataset):
             if classes != expected:
                 raise ValueError(
                     f'The classes of the sources differ: {first!r} has {expected}, '
-                    f'{name!r} has {classes}. Give both the same metainfo.classes, or, '
-                    'where tasks or heads have classes of their own, set '
-                    'allow_different_classes=True.'
+                    f'{name!r} has {classes}. Give both the same metainfo.classes or '
+                    'the same `ontology` (DomainOntology), or, where tasks or heads '
+                    'have classes of their own, set allow_different_classes=True.'
                 )
 
     def __getitem__(self, idx: int) -> Any:

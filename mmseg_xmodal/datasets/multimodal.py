@@ -10,9 +10,9 @@ from mmengine import fileio
 from mmseg.datasets import BaseSegDataset
 
 from mmseg_xmodal.registry import DATASETS
-from mmseg_xmodal.structures import ModalityLayout
+from mmseg_xmodal.structures import DomainOntology, ModalityLayout
 
-from .samplers import SeededIndex, seeded_rng
+from .samplers import RareClassIndex, SeededIndex, seeded_rng
 from .transforms.sample_source import SampleSource
 from .transforms.stack import ModalitiesCfg
 
@@ -40,17 +40,21 @@ class MultiModalSegDataset(BaseSegDataset):
             (``'_nir.png'`` beside ``'_rgb.png'``).
         ann_file: Text file with one stem per line (a named data set may read more
             than that, see :meth:`stem_of_line`). Defaults to every stem found.
+        ontology: Makes the data set's classes those of a :class:`DomainOntology`, given
+            as the object, its arguments or its name (``'synthia16'``).
         kwargs: As for mmseg's ``BaseSegDataset`` (``data_root``, ``metainfo``,
             ``pipeline``, ``ignore_index``, ``reduce_zero_label``, ...).
 
     Raises:
         FileNotFoundError: If folders or files are missing: all of them in one error. A
             modality with ``may_be_missing=True`` may lack files; its path is None then.
-        ValueError: If ``data_prefix`` or ``suffixes`` have unknown or missing keys.
+        ValueError: If ``data_prefix`` or ``suffixes`` have unknown or missing keys, or
+            the ontology does not know a class.
     """
 
     FOLDERS: ClassVar[Mapping[str, str]] = {}
     SUFFIXES: ClassVar[Mapping[str, str]] = {}
+    label_map: dict[int, int] | None
 
     def __init__(
         self,
@@ -58,6 +62,8 @@ class MultiModalSegDataset(BaseSegDataset):
         data_prefix: Mapping[str, str | None] | None = None,
         split: str = '',
         suffixes: Mapping[str, str] | None = None,
+        ontology: DomainOntology | str | Mapping[str, Any] | None = None,
+        lazy_init: bool = False,
         **kwargs: Any,
     ) -> None:
         self.layout = ModalityLayout.build(modalities)
@@ -75,8 +81,28 @@ class MultiModalSegDataset(BaseSegDataset):
         self.suffixes[LABELS] = suffixes.get('seg_map', '.png')
         prefixes |= self._further_prefixes(split)
         super().__init__(
-            data_prefix=prefixes, seg_map_suffix=self.suffixes[LABELS], **kwargs
+            data_prefix=prefixes,
+            seg_map_suffix=self.suffixes[LABELS],
+            lazy_init=True,
+            **kwargs,
         )
+        if ontology is not None:
+            self._adopt(DomainOntology.build(ontology))
+        if not lazy_init:
+            self.full_init()
+
+    def _adopt(self, ontology: DomainOntology) -> None:
+        """Take the classes of an ontology in the place of the own ones."""
+        own = self._metainfo.get('classes')
+        if own is None or self.label_map is not None:
+            raise ValueError(
+                f'{type(self).__name__} got an ontology and metainfo.classes={own}, '
+                'expected the classes of the label files, all of them. Give '
+                'metainfo=dict(classes=[...]) to a data set without own ones, and '
+                'leave it out otherwise.'
+            )
+        self.label_map = ontology.label_map(own)
+        self._metainfo.update(ontology.metainfo, label_map=self.label_map)
 
     def _further_prefixes(self, split: str) -> dict[str, str]:
         """What a subclass pairs besides modalities and labels, with its suffixes."""
@@ -232,9 +258,12 @@ class MultiModalSegDataset(BaseSegDataset):
     def get_data_info(self, idx: int) -> dict:
         """Return the sample's paths, with the layout for ``LoadModalities``.
 
+        ``rare_class`` is the class that a ``RareClassSampler`` drew the sample for.
         ``sample_source`` gives transforms that mix samples the others.
         """
-        info = super().get_data_info(idx)
+        info = super().get_data_info(int(idx))
+        if isinstance(idx, RareClassIndex):
+            info['rare_class'] = idx.rare_class
         info['modality_layout'] = self.layout
         info['sample_source'] = SampleSource(self)
         return info
@@ -248,7 +277,7 @@ class MultiModalSegDataset(BaseSegDataset):
         if not isinstance(idx, SeededIndex):
             return self._run_pipeline(idx)
         with seeded_rng(idx.seed):
-            position = int(idx)
+            position: int = idx
             for _ in range(self.max_refetch + 1):
                 data = self._run_pipeline(position)
                 if data is not None or self.test_mode:

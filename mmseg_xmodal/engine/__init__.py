@@ -1,15 +1,21 @@
 from .hooks import (
     AttentionMapHook,
+    CollapseAlarmHook,
     DeltaMHook,
     EMATeacherHook,
     FAMOHook,
     FreezeNormStatsHook,
+    LabelFreeSelectionHook,
+    PseudoLabelHook,
     RandomStateHook,
     TaskBalanceHook,
     XModalVisualizationHook,
 )
-from .loops import ModalitySubsetTestLoop
+from .loops import ModalitySubsetTestLoop, TestTimeAdaptLoop
+from .model_wrappers import AdaptationDistributedDataParallel
 from .optimizers import (
+    AdversarialOptimWrapperConstructor,
+    AdversarialOptimWrapperDict,
     GradientRuleAmpOptimWrapper,
     GradientRuleOptimWrapper,
     ParamGroupOptimWrapperConstructor,
@@ -18,18 +24,25 @@ from .optimizers import (
 )
 
 __all__ = [
+    'AdaptationDistributedDataParallel',
+    'AdversarialOptimWrapperConstructor',
+    'AdversarialOptimWrapperDict',
     'AttentionMapHook',
+    'CollapseAlarmHook',
     'DeltaMHook',
     'EMATeacherHook',
     'FAMOHook',
     'FreezeNormStatsHook',
     'GradientRuleAmpOptimWrapper',
     'GradientRuleOptimWrapper',
+    'LabelFreeSelectionHook',
     'ModalitySubsetTestLoop',
     'ParamGroupOptimWrapperConstructor',
+    'PseudoLabelHook',
     'RandomStateHook',
     'SkippingAmpOptimWrapper',
     'SkippingOptimWrapper',
     'TaskBalanceHook',
+    'TestTimeAdaptLoop',
     'XModalVisualizationHook',
 ]

@@ -2,17 +2,21 @@
 
 from .depth import DepthMapMetric
 from .detection import DetectionMetric
+from .domain_iou import DomainIoUMetric
 from .edges import EdgeMetric
 from .image_labels import ImageLabelMetric, MultiLabelMetric
 from .normals import NormalMetric
+from .ontology_iou import OntologyIoUMetric
 from .task_iou import TaskIoUMetric
 
 __all__ = [
     'DepthMapMetric',
     'DetectionMetric',
+    'DomainIoUMetric',
     'EdgeMetric',
     'ImageLabelMetric',
     'MultiLabelMetric',
     'NormalMetric',
+    'OntologyIoUMetric',
     'TaskIoUMetric',
 ]

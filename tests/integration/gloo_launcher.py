@@ -34,7 +34,9 @@ def main() -> None:
     for path in configs:
         cfg = Config.fromfile(path)
         cfg.launcher = 'pytorch'
-        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+        # That of the config, if it names one.
+        wrapper = cfg.get('model_wrapper_cfg', dict(type='MMDistributedDataParallel'))
+        cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
         runner = Runner.from_cfg(cfg)
         runner.train()
         flat = torch.cat([p.detach().flatten() for p in runner.model.parameters()])

@@ -28,6 +28,8 @@ def check_config(
 ) -> None:
     """Raise unless a state dict loads strictly into the model of a config.
 
+    Weights of a backbone alone must fit that of the config.
+
     Args:
         path: Of the config.
         state: Converted weights.
@@ -38,8 +40,11 @@ def check_config(
     """
     config = Config.fromfile(path)
     init_default_scope(config.get('default_scope', 'mmseg'))
+    part, parts = config.model, dict(fitting)
+    if 'backbone' not in fitting:
+        part, parts = part.get('student', part).backbone, dict(backbone=fitting)
     with torch.device('meta'):
-        own = MODELS.build(config.model).state_dict()
+        own = MODELS.build(part).state_dict()
     missing = [key for key in own if key not in state]
     extra = [key for key in state if key not in own]
     shapes = [
@@ -52,10 +57,13 @@ def check_config(
             f'The weights do not fit the model of {path}: {len(missing)} keys that it '
             f'needs are missing {shorten(missing, 5)}, {len(extra)} it does not have '
             f'{shorten(extra, 5)}, {len(shapes)} shapes differ {shorten(shapes, 5)}. '
-            f'They fit backbone={_brief(fitting["backbone"])}, '
-            f'decode_head={_brief(fitting["decode_head"])}. Change the config or the '
-            'file.'
+            f'They fit {_fitting(parts)}. Change the config or the file.'
         )
+
+
+def _fitting(parts: Mapping[str, Any]) -> str:
+    names = [name for name in ('backbone', 'decode_head') if name in parts]
+    return ', '.join(f'{name}={_brief(parts[name])}' for name in names)
 
 
 def _brief(config: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@ from .cutout import XModalCutOut
 from .dropout import ModalityDropout
 from .fill import FillInvalid
 from .formatting import PackXModalInputs
+from .fourier_style import FourierStyle
 from .geometry import (
     XModalRandomCrop,
     XModalRandomFlip,
@@ -15,6 +16,8 @@ from .loading import LoadModalities
 from .margins import CropMargins
 from .on_modalities import OnModalities
 from .photometric import ColorJitter, GaussianBlur
+from .pseudo_margins import PseudoLabelMargins
+from .rare_crop import MinimumClassPixelsCrop
 from .targets import LoadTargets
 
 __all__ = [
@@ -22,13 +25,16 @@ __all__ = [
     'CopyPaste',
     'CropMargins',
     'FillInvalid',
+    'FourierStyle',
     'GaussianBlur',
     'LoadLabels',
     'LoadModalities',
     'LoadTargets',
+    'MinimumClassPixelsCrop',
     'ModalityDropout',
     'OnModalities',
     'PackXModalInputs',
+    'PseudoLabelMargins',
     'XModalCutOut',
     'XModalRandomCrop',
     'XModalRandomFlip',

@@ -7,185 +7,23 @@ teacher's prediction, the student's features of the source) once.
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from mmengine.model import BaseModule
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from ..layers.colour_space import ColourSpace, colour_spaces
-from ..layers.pixel_weights import pixel_weights
-from ..layers.pseudo_labels import PseudoLabelRule, PseudoLabels
+from ..layers.pseudo_labels import PseudoLabelRule
+from .step import AdaptationStep, DomainBatch, Losses, full_size_metas
 
-Losses = dict[str, Any]
-
-
-@dataclasses.dataclass
-class DomainBatch:
-    """The images of one domain in a batch.
-
-    Args:
-        inputs: Output of the preprocessor.
-        samples: Their data samples; those of the target carry no truth.
-
-    Shape:
-        - inputs: (B, C, H, W)
-    """
-
-    inputs: Tensor
-    samples: list[SegDataSample]
-
-    def labels(self) -> Tensor:
-        """Truth of the segmentation.
-
-        Shape:
-            - output: (B, 1, H, W)
-
-        Raises:
-            ValueError: If a sample has none.
-        """
-        lacking = [s.get('img_path') for s in self.samples if 'gt_sem_seg' not in s]
-        if lacking:
-            raise ValueError(
-                f'{len(lacking)} samples of the source domain have no gt_sem_seg, such '
-                f'as {lacking[0]!r}. Put LoadAnnotations into the pipeline of the '
-                'source, or correct which data set is the source.'
-            )
-        return torch.stack([s.gt_sem_seg.data for s in self.samples])
-
-
-def full_size_metas(inputs: Tensor) -> list[dict[str, Any]]:
-    """Metainfo of images that are taken as they are."""
-    size = torch.Size(inputs.shape[-2:])
-    meta = dict(img_shape=size, pad_shape=size, ori_shape=size)
-    return [dict(meta) for _ in inputs]
-
-
-@dataclasses.dataclass
-class AdaptationStep:
-    """One training step, as terms see it.
-
-    Args:
-        student: The segmentor that learns.
-        teacher: Its frozen average.
-        anchor: Frozen backbone with the weights from before the adaptation, or None.
-        source: Labelled images. ``inputs`` may be replaced before the source loss.
-        target: Images without labels.
-        preprocessor: Made the inputs; says where colour is.
-        pseudo_rule: For terms without a rule of their own.
-        draws: Given draws by ``'<term>.<name>'``, instead of random ones.
-        source_calls: Inputs and outputs of the student's backbone in the source loss.
-    """
-
-    student: Any
-    teacher: Any
-    anchor: nn.Module | None
-    source: DomainBatch
-    target: DomainBatch
-    preprocessor: nn.Module
-    pseudo_rule: PseudoLabelRule = dataclasses.field(default_factory=PseudoLabelRule)
-    draws: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    source_calls: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
-    _teacher_logits: Tensor | None = None
-    _target_logits: list[Tensor] | None = None
-
-    @property
-    def colours(self) -> list[ColourSpace]:
-        """Where colour lies in the inputs."""
-        return colour_spaces(self.preprocessor)
-
-    @property
-    def teacher_logits(self) -> Tensor:
-        """The teacher on the target, once, without a graph.
-
-        Shape:
-            - output: (B, classes, H, W)
-        """
-        if self._teacher_logits is None:
-            inputs = self.target.inputs
-            with torch.no_grad():
-                self._teacher_logits = self.teacher.encode_decode(
-                    inputs, full_size_metas(inputs)
-                ).detach()
-        return self._teacher_logits
-
-    @property
-    def target_logits(self) -> list[Tensor]:
-        """The student on the target, once: its head, then auxiliary heads.
-
-        Shape:
-            - outputs: (B, classes, h, w), of the sizes that the heads give
-        """
-        if self._target_logits is None:
-            feats = self.student.extract_feat(self.target.inputs)
-            heads = [self.student.decode_head]
-            auxiliary = getattr(self.student, 'auxiliary_head', None)
-            if auxiliary is not None:
-                many = isinstance(auxiliary, nn.ModuleList)
-                heads += list(auxiliary) if many else [auxiliary]
-            outputs = [head(feats) for head in heads]
-            for head, output in zip(heads, outputs, strict=True):
-                if not isinstance(output, Tensor):
-                    raise TypeError(
-                        f'{type(head).__name__} of the student gives a '
-                        f'{type(output).__name__}, expected one map of logits (a head '
-                        'such as FCNHead or SegformerHead) for a term on them.'
-                    )
-            self._target_logits = outputs
-        return self._target_logits
-
-    def pseudo_labels(self, rule: PseudoLabelRule | None = None) -> PseudoLabels:
-        """The teacher's labels of the target, padding with the weight 0.
-
-        Args:
-            rule: None = the rule of the step.
-        """
-        rule = self.pseudo_rule if rule is None else rule
-        return rule(self.teacher_logits, self._valid_target())
-
-    def _valid_target(self) -> Tensor | None:
-        """1 where the target may teach, or None where that is everywhere.
-
-        Padding may not, nor what a field ``gt_pseudo_valid`` (1, H, W) of a target
-        sample marks with anything but 1.
-
-        Shape:
-            - output: (B, H, W)
-        """
-        samples = self.target.samples
-        paddings = [s.get('padding_size') or (0, 0, 0, 0) for s in samples]
-        fields = [s.get('gt_pseudo_valid') for s in samples]
-        if not any(map(any, paddings)) and all(f is None for f in fields):
-            return None
-        inputs = self.target.inputs
-        height, width = inputs.shape[-2:]
-        valid = inputs.new_zeros(len(samples), height, width, dtype=torch.float32)
-        for own, padding, field in zip(valid, paddings, fields, strict=True):
-            left, right, top, bottom = padding
-            own[top : height - bottom, left : width - right] = 1
-            if field is not None:
-                own *= (field.data[0] == 1).to(own)
-        return valid
-
-    def student_loss(self, inputs: Tensor, labels: PseudoLabels) -> Losses:
-        """Losses of the student's heads on given labels.
-
-        Shape:
-            - inputs: (B, C, H, W)
-        """
-        samples = []
-        metas = full_size_metas(inputs)
-        for label, meta in zip(labels.label, metas, strict=True):
-            sample = SegDataSample(metainfo=meta)
-            sample.gt_sem_seg = PixelData(data=label[None])
-            samples.append(sample)
-        with pixel_weights(self.student, labels.weight):
-            return dict(self.student.loss(inputs, samples))
+__all__ = [
+    'AdaptationStep',
+    'AdaptationTerm',
+    'DomainBatch',
+    'Losses',
+    'full_size_metas',
+]
 
 
 class AdaptationTerm(BaseModule, metaclass=ABCMeta):
@@ -198,6 +36,12 @@ class AdaptationTerm(BaseModule, metaclass=ABCMeta):
 
     Attributes:
         NEEDS: Parts of the segmentor that must be there: ``'anchor'``.
+        USES_TEACHER: Whether the teacher must move.
+        GRAPHS: Graphs of the step that its losses go back through: ``'source'``, that
+            of ``source_calls``; ``'target'``, that of ``target_logits``. With
+            ``backward='sequential'`` terms of one graph go backward together, those of
+            ``'source'`` with the source loss.
+        USES_SOURCE_LOGITS: Whether it reads ``source_logits``.
 
     Raises:
         ValueError: If ``weight`` is below 0 or ``name`` has a dot or 'loss' in it.
@@ -206,6 +50,8 @@ class AdaptationTerm(BaseModule, metaclass=ABCMeta):
     NAME: ClassVar[str] = 'term'
     NEEDS: ClassVar[Sequence[str]] = ()
     USES_TEACHER: ClassVar[bool] = False
+    GRAPHS: ClassVar[Sequence[str]] = ()
+    USES_SOURCE_LOGITS: ClassVar[bool] = False
 
     def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
         super().__init__()
@@ -221,6 +67,17 @@ class AdaptationTerm(BaseModule, metaclass=ABCMeta):
                 f'{type(self).__name__} has name={self.name!r}, expected a word '
                 "without '.' and without 'loss'."
             )
+
+    def attach(self, student: Any) -> None:
+        """Build what depends on the student; the segmentor calls it once."""
+
+    def opponents(self) -> list[nn.Module]:
+        """Modules that have an optimiser of their own, ``'discriminator'``."""
+        return []
+
+    def opponent_losses(self, step: AdaptationStep) -> Losses:
+        """Losses of the opponents; the graphs of the step went backward by then."""
+        return {}
 
     def prepare(self, step: AdaptationStep) -> None:
         """Change the step before the source loss is computed."""

@@ -13,7 +13,7 @@ and padding of the target does not teach.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -81,6 +81,29 @@ def class_mix(mask: Tensor, source: Tensor, target: Tensor) -> Tensor:
     return torch.where(mask, source, target)
 
 
+class LastMix(NamedTuple):
+    """What a step of ``ClassMixSelfTraining`` mixed, for pictures.
+
+    Args:
+        source: The source image of each pair.
+        target: The target image.
+        mixed: What the student saw, after the augmentation.
+        labels: What it was trained on.
+        pseudo: The teacher's labels of the target.
+        names: Files of source and target, None where unknown.
+
+    Shape:
+        - source, target, mixed: (B, C, H, W), normalised
+    """
+
+    source: Tensor
+    target: Tensor
+    mixed: Tensor
+    labels: PseudoLabels
+    pseudo: PseudoLabels
+    names: list[tuple[str | None, str | None]]
+
+
 @MODELS.register_module()
 class ClassMixSelfTraining(AdaptationTerm):
     """Train on mixed images: pasted source classes over the pseudo-labelled target.
@@ -101,6 +124,11 @@ class ClassMixSelfTraining(AdaptationTerm):
             foremost; None = none. Defaults to those of DAFormer.
         pseudo_labels: Arguments of ``PseudoLabelRule``. Defaults to the segmentor's.
         name: See :class:`AdaptationTerm`.
+
+    Attributes:
+        keep_last: Whether the next steps leave what they mixed in ``last_mix``; off,
+            nothing is held.
+        last_mix: The last mix, without a graph, or None.
 
     Raises:
         ValueError: If ``classes_from`` is unknown.
@@ -126,6 +154,8 @@ class ClassMixSelfTraining(AdaptationTerm):
         self.classes_from = classes_from
         self.augment = None if augment is None else StrongAugmentation(**augment)
         self.rule = self.own_rule(pseudo_labels)
+        self.keep_last = False
+        self.last_mix: LastMix | None = None
 
     def forward(self, step: AdaptationStep) -> Losses:
         """Losses of the student on the mixed images."""
@@ -134,7 +164,25 @@ class ClassMixSelfTraining(AdaptationTerm):
             draws = self.given(step, 'augment')
             draws = self.augment.draw(len(inputs)) if draws is None else draws
             inputs = self.augment(inputs, step.colours, draws)
+        if self.keep_last:
+            self.last_mix = self._note(step, inputs, labels)
         return step.student_loss(inputs, labels)
+
+    def _note(
+        self, step: AdaptationStep, mixed: Tensor, labels: PseudoLabels
+    ) -> LastMix:
+        pairs = _pairs(step)
+        files = [
+            [s.get('img_path') for s in d.samples] for d in (step.source, step.target)
+        ]
+        return LastMix(
+            step.source.inputs[pairs].detach(),
+            step.target.inputs.detach(),
+            mixed.detach(),
+            labels,
+            step.pseudo_labels(self.rule),
+            list(zip([files[0][i] for i in pairs], files[1], strict=True)),
+        )
 
     def mix(self, step: AdaptationStep) -> tuple[Tensor, PseudoLabels]:
         """Mixed images before the augmentation, with labels and weights.
@@ -143,8 +191,7 @@ class ClassMixSelfTraining(AdaptationTerm):
             - output: (B, C, H, W), B the number of target images
         """
         pseudo = step.pseudo_labels(self.rule)
-        count = len(step.target.samples)
-        pairs = [i % len(step.source.samples) for i in range(count)]
+        pairs = _pairs(step)
         truth = step.source.labels()
         classes = self.given(step, 'classes')
         if classes is None:
@@ -157,3 +204,8 @@ class ClassMixSelfTraining(AdaptationTerm):
         if weight is not None:
             weight = torch.where(mask[:, 0], torch.ones_like(weight), weight)
         return inputs, PseudoLabels(label, weight)
+
+
+def _pairs(step: AdaptationStep) -> list[int]:
+    """The source image that goes with each target image."""
+    return [i % len(step.source.samples) for i in range(len(step.target.samples))]

@@ -20,17 +20,8 @@ from torch.nn import functional as F
 from mmseg_xmodal.registry import MODELS
 
 from ..layers.logit_probabilities import logit_probabilities
+from ..layers.self_information import self_information
 from .base import AdaptationStep, AdaptationTerm, Losses
-
-
-def self_information(probabilities: Tensor) -> Tensor:
-    """-p log2 p / log2 C of each class.
-
-    Shape:
-        - probabilities, output: (B, C, H, W); the output sums up to 1 at most
-    """
-    bits = -probabilities * torch.log2(probabilities + 1e-30)
-    return bits / math.log2(probabilities.shape[1])
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
@@ -84,6 +75,7 @@ class EntropyMinimization(AdaptationTerm):
     """
 
     NAME = 'entropy'
+    GRAPHS = ('target',)
 
     def __init__(
         self,

@@ -91,6 +91,7 @@ class FeatureAnchor(AdaptationTerm):
 
     NAME = 'anchor'
     NEEDS = ('anchor',)
+    GRAPHS = ('source',)
 
     def __init__(
         self,

@@ -7,62 +7,10 @@ opened; written from the paper and a description. Clean room, nothing copied.
 
 from __future__ import annotations
 
-import math
-
-import torch
-from torch import Tensor
-
+from mmseg_xmodal.ops.spectrum import check_band, swap_amplitude
 from mmseg_xmodal.registry import MODELS
 
 from .base import AdaptationStep, AdaptationTerm, Losses
-
-
-def swap_amplitude(
-    source: Tensor, target: Tensor, beta: float, mode: str = 'corner'
-) -> Tensor:
-    """The source with the target's amplitudes at low frequencies.
-
-    Args:
-        source: Images; their phases stay.
-        target: Images of the same size.
-        beta: Half of the band as a share of the shorter side, in [0, 0.5].
-        mode: ``'corner'``: frequencies -b to b - 1 along each axis (the published
-            training, nothing for b = 0); ``'centered'``: -b to b.
-
-    Shape:
-        - source, target, output: (..., H, W); the output may leave the range of the
-          source
-
-    Raises:
-        ValueError: If the sizes differ or ``mode`` is unknown.
-    """
-    if source.shape[-2:] != target.shape[-2:] or mode not in ('corner', 'centered'):
-        raise ValueError(
-            f'swap_amplitude got images of {tuple(source.shape[-2:])} and '
-            f'{tuple(target.shape[-2:])} pixels and mode={mode!r}, expected equal '
-            "sizes and 'corner' or 'centered'."
-        )
-    height, width = source.shape[-2:]
-    band = math.floor(min(height, width) * beta)
-    if band == 0 and mode == 'corner':
-        return source.clone()
-    own, other = torch.fft.fft2(source), torch.fft.fft2(target)
-    inside = [_low(n, band, mode, source.device) for n in (height, width)]
-    low = inside[0][:, None] & inside[1]
-    amplitude = torch.where(low, other.abs(), own.abs())
-    return torch.fft.ifft2(torch.polar(amplitude, own.angle())).real
-
-
-def _low(length: int, band: int, mode: str, device: torch.device) -> Tensor:
-    """Which entries of an unshifted spectrum lie in the band.
-
-    Shape:
-        - output: (length,) bool
-    """
-    index = torch.arange(length, device=device)
-    frequency = torch.where(index < (length + 1) // 2, index, index - length)
-    upper = band if mode == 'centered' else band - 1
-    return (frequency >= -band) & (frequency <= upper)
 
 
 @MODELS.register_module()
@@ -90,11 +38,7 @@ class FourierDomainAdaptation(AdaptationTerm):
         self, beta: float = 0.01, mode: str = 'corner', name: str | None = None
     ) -> None:
         super().__init__(1.0, name)
-        if not 0 <= beta <= 0.5 or mode not in ('corner', 'centered'):
-            raise ValueError(
-                f'FourierDomainAdaptation has beta={beta} and mode={mode!r}, expected '
-                "a share in [0, 0.5] and 'corner' or 'centered'."
-            )
+        check_band('FourierDomainAdaptation', beta, mode)
         self.beta, self.mode = beta, mode
 
     def prepare(self, step: AdaptationStep) -> None:

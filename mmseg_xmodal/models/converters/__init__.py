@@ -9,6 +9,7 @@ from . import (
     dformerv2,
     geminifusion,
     mmsformer,
+    mobilenetv2,
     stitchfusion,
 )
 from .initialiser import InitReport, initialise_streams
@@ -37,6 +38,7 @@ __all__ = [
     'initialise_streams',
     'load_state',
     'mmsformer',
+    'mobilenetv2',
     'read_checkpoint',
     'recognise',
     'stitchfusion',

@@ -5,6 +5,7 @@ from .classification_head import ClassificationHead
 from .cmnext_head import CMNeXtHead
 from .cmx_head import CMXHead
 from .daformer_head import DAFormerHead
+from .deeplabv2_head import DeepLabV2Head
 from .depth_head import DepthHead
 from .edge_head import EdgeHead
 from .fast_segformer_head import FastSegformerHead
@@ -22,6 +23,7 @@ __all__ = [
     'CenterDetectionHead',
     'ClassificationHead',
     'DAFormerHead',
+    'DeepLabV2Head',
     'DepthHead',
     'EdgeHead',
     'FastSegformerHead',

@@ -4,17 +4,18 @@ The frame of self-training in DACS (https://arxiv.org/abs/2007.08702) and DAForm
 (https://arxiv.org/abs/2111.14887), with exchangeable terms. Clean room, nothing copied.
 
 Difference from the official code: all terms are summed and go backward once, which has
-the same gradients, so that stock ``train_step``, AMP, accumulation and DDP work.
+the same gradients, so that stock ``train_step``, AMP, accumulation and DDP work;
+``backward='sequential'`` has the official order, and its small memory.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.structures import SegDataSample
@@ -23,11 +24,17 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mmseg_xmodal.registry import MODELS
 
-from ..adaptation.base import AdaptationStep, AdaptationTerm
+from ..adaptation.base import AdaptationStep, AdaptationTerm, Losses
 from ..layers.pseudo_labels import PseudoLabelRule
 from . import domain_adaptive_build as parts
 from .domain_adaptive_batch import DomainSplitter
 from .domain_adaptive_state import NETWORKS, spread_plain_state
+from .domain_adaptive_step import (
+    Average,
+    own_train_step,
+    refuse_one_call,
+    source_losses,
+)
 
 
 @MODELS.register_module()
@@ -59,6 +66,12 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
             (``buffers='copy'`` or ``'ema'``).
         predict_on: ``'student'`` or ``'teacher'``: which one predicts.
         domains: Name of a data set to ``'source'`` or ``'target'``.
+        backward: ``'summed'``: all losses go backward at once. ``'sequential'``: the
+            source loss goes backward before the first term is computed, each term
+            before the next, so that one graph is in memory at a time; the gradients are
+            the same. In several processes this needs
+            ``model_wrapper_cfg=dict(type='mmseg_xmodal.
+            AdaptationDistributedDataParallel')``.
         data_preprocessor: Taken where the student has none.
         init_cfg: As in mmengine.
         train_cfg: Not used; mmseg's ``init_model`` sets it, as the next.
@@ -70,7 +83,8 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
 
     Raises:
         TypeError: If the student weighs its losses itself, or a term is none.
-        ValueError: If an argument cannot be used, or a term lacks a part.
+        ValueError: If an argument cannot be used, or a term lacks a part; in training,
+            if the wrapper of the model or of the optimiser does not fit.
     """
 
     student: Any
@@ -87,6 +101,7 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
         teacher_norm: str = 'batch',
         predict_on: str = 'student',
         domains: Mapping[str, str] | None = None,
+        backward: str = 'summed',
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
         train_cfg: dict | None = None,
@@ -96,7 +111,9 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         parts.check_choice('teacher_norm', teacher_norm, ('batch', 'running'))
         parts.check_choice('predict_on', predict_on, NETWORKS)
+        parts.check_choice('backward', backward, ('summed', 'sequential'))
         self.teacher_norm, self.predict_on = teacher_norm, predict_on
+        self.sequential = backward == 'sequential'
         self.student = network
         self.teacher = parts.frozen(copy.deepcopy(network))
         self._copied_anchor = anchor == 'copy'
@@ -149,8 +166,42 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
 
     # Training
 
-    def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict:
+    @property
+    def needs_own_step(self) -> bool:
+        """Whether one backward pass of all losses is not enough."""
+        return self.sequential or any(term.opponents() for term in self.terms)
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """As in mmengine, with several backward passes where they are asked for."""
+        if not self.needs_own_step:
+            return super().train_step(data, optim_wrapper)
+        return self.own_train_step(data, optim_wrapper)
+
+    def own_train_step(
+        self, data: Any, optim_wrapper: Any, average: Average | None = None
+    ) -> dict[str, Tensor]:
+        """See :func:`domain_adaptive_step.own_train_step`."""
+        return own_train_step(self, data, optim_wrapper, average)
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> Losses:
         """Losses on the source, and of all terms.
+
+        Shape:
+            - inputs: (B, C, H, W), both domains
+
+        Raises:
+            ValueError: If a domain is absent or unknown, a source has no labels, or
+                these losses cannot go backward at once.
+        """
+        if self.needs_own_step and torch.is_grad_enabled():
+            refuse_one_call(self)
+        step = self.begin(inputs, data_samples)
+        return self.losses_of(step, self.terms, with_source=True)
+
+    def begin(
+        self, inputs: Tensor, data_samples: Sequence[SegDataSample]
+    ) -> AdaptationStep:
+        """Split a batch and let the terms prepare it.
 
         Shape:
             - inputs: (B, C, H, W), both domains
@@ -174,10 +225,14 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
         )
         for term in self.terms:
             term.prepare(step)
-        with _calls_of(getattr(self.student, 'backbone', None), step.source_calls):
-            own = self.student.loss(step.source.inputs, step.source.samples)
-        losses = {f'source.{name}': value for name, value in own.items()}
-        for term in self.terms:
+        return step
+
+    def losses_of(
+        self, step: AdaptationStep, terms: Iterable[Any], with_source: bool
+    ) -> Losses:
+        """Losses of some terms and, before them, on the source."""
+        losses = source_losses(step, self.terms) if with_source else {}
+        for term in terms:
             losses.update(term.weighted(step))
         return losses
 
@@ -243,20 +298,3 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
         self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
     ) -> Any:
         return self.predicting._forward(inputs, data_samples)
-
-
-@contextmanager
-def _calls_of(module: nn.Module | None, calls: list[tuple[Any, Any]]) -> Iterator[None]:
-    """Note inputs and outputs of a module's calls inside of the block."""
-    if module is None:
-        yield
-        return
-
-    def note(_: nn.Module, args: Any, output: Any) -> None:
-        calls.append((args, output))
-
-    handle = module.register_forward_hook(note)
-    try:
-        yield
-    finally:
-        handle.remove()

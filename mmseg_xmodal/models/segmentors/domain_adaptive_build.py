@@ -73,6 +73,7 @@ def build_terms(terms: Sequence[dict | AdaptationTerm], model: Any) -> nn.Module
                     f"which the model does not have. Set {part}='copy' in the "
                     'model, or remove the term.'
                 )
+        term.attach(model.student)
         names.append(term.name)
     if len({*names, 'source'}) <= len(names):
         raise ValueError(
@@ -84,7 +85,10 @@ def build_terms(terms: Sequence[dict | AdaptationTerm], model: Any) -> nn.Module
 
 def frozen(module: nn.Module) -> nn.Module:
     """The module without gradients, in eval mode."""
-    return module.requires_grad_(False).eval()
+    # Not chained: `train` of many stock backbones returns nothing.
+    module.requires_grad_(False)
+    module.eval()
+    return module
 
 
 def check_choice(name: str, got: str, expected: Sequence[str]) -> None:

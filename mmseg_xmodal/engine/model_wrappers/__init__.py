@@ -1,0 +1,3 @@
+from .adaptation_ddp import AdaptationDistributedDataParallel
+
+__all__ = ['AdaptationDistributedDataParallel']
