@@ -364,6 +364,14 @@ def test_a_head_without_one_map_is_refused() -> None:
         step.target_logits  # noqa: B018
 
 
+def test_a_source_in_several_passes_is_refused() -> None:
+    step = make_step(wrapper())
+    part = step.source.inputs[:1]
+    step.source_calls.append(((part,), [part]))
+    with pytest.raises(ValueError, match=r'saw 1 of 2 source images.*domain_norm'):
+        _ = step.source_pass
+
+
 def test_an_unlabelled_source_is_named() -> None:
     step = DomainBatch(torch.zeros(1, 3, *SIZE), [sample('source', None)])
     with pytest.raises(ValueError, match=r"'x.png'.*LoadAnnotations"):

@@ -113,7 +113,7 @@ class FeatureAnchor(AdaptationTerm):
     def forward(self, step: AdaptationStep) -> Losses:
         """Distance on the source images of this step."""
         assert step.anchor is not None
-        args, outputs = step.source_calls[0]
+        args, outputs = step.source_pass
         with torch.no_grad():
             references = step.anchor(*args)
         feats, reference = (

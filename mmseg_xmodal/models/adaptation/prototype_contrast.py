@@ -196,7 +196,7 @@ class PrototypeContrast(AdaptationTerm):
 
     def _of_source(self, step: AdaptationStep) -> Tensor:
         """The student's source features, from the pass of the source loss."""
-        outputs, student = step.source_calls[0][1], step.student
+        outputs, student = step.source_pass[1], step.student
         if self.feature != 'head':
             return self._map(outputs)
         return self._fused(

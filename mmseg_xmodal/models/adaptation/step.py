@@ -110,6 +110,23 @@ class AdaptationStep:
         return colour_spaces(self.preprocessor)
 
     @property
+    def source_pass(self) -> tuple[Any, Any]:
+        """Inputs and outputs of the backbone's first call in the source loss.
+
+        Raises:
+            ValueError: If it did not see all source images.
+        """
+        inputs, outputs = self.source_calls[0]
+        seen, images = len(inputs[0]), len(self.source.samples)
+        if seen != images:
+            raise ValueError(
+                f"The backbone's first call saw {seen} of {images} source images: a "
+                'term on the features of the source needs one pass over all of them. '
+                'Set domain_norm=False in the student, or leave the term out.'
+            )
+        return inputs, outputs
+
+    @property
     def teacher_logits(self) -> Tensor:
         """The teacher on the target, once, without a graph.
 
