@@ -50,11 +50,26 @@ def cpu_peak(request: dict[str, Any]) -> float:
     Raises:
         RuntimeError: If the process fails; with its last lines.
     """
+    what = f'{request["form"]}/{request["mode"]}'
+    return in_fresh_process(__name__, request, what)
+
+
+def in_fresh_process(module: str, request: dict[str, Any], what: str) -> float:
+    """Run ``python -m module JSON``, which calls :func:`report`, and return the number.
+
+    Args:
+        module: Such as ``'xbench.memory'``.
+        request: What the module gets; ``threads`` limits it.
+        what: Is measured, for errors.
+
+    Raises:
+        RuntimeError: If the process fails; with its last lines.
+    """
     environment = common.thread_environment(request['threads'])
     paths = [str(common.TOOLS), str(common.ROOT), environment.get('PYTHONPATH', '')]
     environment['PYTHONPATH'] = os.pathsep.join(p for p in paths if p)
     done = subprocess.run(
-        [sys.executable, '-m', 'xbench.memory', json.dumps(request)],
+        [sys.executable, '-m', module, json.dumps(request)],
         env=environment,
         capture_output=True,
         text=True,
@@ -65,9 +80,14 @@ def cpu_peak(request: dict[str, Any]) -> float:
             return float(line.removeprefix(_MARK))
     tail = '\n'.join(done.stderr.splitlines()[-15:])
     raise RuntimeError(
-        f'The memory measurement of {request["form"]}/{request["mode"]} ended with '
-        f'status {done.returncode}:\n{tail}\nUse --no-memory to go without.'
+        f'The memory measurement of {what} ended with status {done.returncode}:\n'
+        f'{tail}\nUse --no-memory to go without.'
     )
+
+
+def report(mib: float) -> None:
+    """Hand the number to the process that asked for it."""
+    print(f'{_MARK}{mib}')
 
 
 def _measure_here(request: dict[str, Any]) -> float:
@@ -91,7 +111,11 @@ def _measure_here(request: dict[str, Any]) -> float:
 
     step_at((_SMALL, _SMALL))()
     form.module.zero_grad(set_to_none=True)
-    step = step_at(tuple(request['shape']))
+    return growth(step_at(tuple(request['shape'])))
+
+
+def growth(step: Callable[[], Any]) -> float:
+    """Return how far the resident memory of this process grows in a step, in MiB."""
     before = _reset_peak()
     step()
     return (_status('VmHWM') - before) / 1024
@@ -121,4 +145,4 @@ def _status(field: str) -> int:
 
 
 if __name__ == '__main__':
-    print(f'{_MARK}{_measure_here(json.loads(sys.argv[1]))}')
+    report(_measure_here(json.loads(sys.argv[1])))
