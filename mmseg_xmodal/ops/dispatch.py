@@ -23,6 +23,11 @@ LOGGER = logging.getLogger('mmseg_xmodal.ops')
 LOGGER.setLevel(logging.INFO)
 _logged: set[tuple[str, str, str]] = set()
 
+_UNPROVEN = (
+    'not all checks of its Triton kernel have run on a GPU yet: backend="triton" asks '
+    'for it, tools/benchmark/ops.py --checks-only checks it'
+)
+
 
 def choose(
     op: str,
@@ -30,6 +35,8 @@ def choose(
     tensor: Tensor,
     offered: Sequence[str] = ('torch', 'triton'),
     argument: str = 'value',
+    unfit: str | None = None,
+    proven: bool = True,
 ) -> str:
     """Choose the back end of one call and check that it can take the tensor.
 
@@ -39,12 +46,15 @@ def choose(
         tensor: The tensor whose device and dtype decide.
         offered: Back ends that the operation has; ``'torch'`` is always one.
         argument: Name under which the caller passed ``tensor``.
+        unfit: Why the Triton kernel has no form for these sizes; None if it has.
+        proven: Whether its checks have passed on a GPU. If not, ``'auto'`` leaves it
+            out, and ``'triton'`` asks for it.
 
     Returns:
         ``'torch'``, ``'triton'`` or ``'mmcv'``.
 
     Raises:
-        ValueError: For an unknown back end, or a tensor on a device that it cannot use.
+        ValueError: For an unknown back end, or a tensor that it cannot use.
         TypeError: For a dtype that it has no kernel for.
         RuntimeError: If it is not installed.
     """
@@ -56,7 +66,11 @@ def choose(
             f'{op}: {source} got {requested!r}, expected one of {list(BACKENDS)}.'
         )
     if requested == 'auto':
-        choice, reason = _automatic(tensor, offered)
+        choice, reason = _automatic(tensor, offered, unfit, proven)
+    elif source == ENVIRONMENT and requested not in offered:
+        # The variable speaks to all operations, and not every one has every back end.
+        choice, reason = _automatic(tensor, offered, unfit, proven)
+        reason = f'{reason}; it has no {requested!r}, which {ENVIRONMENT} asks for'
     else:
         choice, reason = requested, f'{source}={requested!r}'
         if choice not in offered:
@@ -65,16 +79,23 @@ def choose(
                 f'{["auto", *offered]}: this operation has no other.'
             )
         _check(op, choice, tensor, argument)
+        if choice == 'triton' and unfit:
+            raise ValueError(
+                f"{op}: {source} got 'triton', expected 'auto' or 'torch' here: "
+                f'{unfit}.'
+            )
     _log_once(op, choice, reason)
     return choice
 
 
-def _automatic(tensor: Tensor, offered: Sequence[str]) -> tuple[str, str]:
+def _automatic(
+    tensor: Tensor, offered: Sequence[str], unfit: str | None, proven: bool
+) -> tuple[str, str]:
     if not tensor.is_cuda:
         return 'torch', f'the tensors are on {tensor.device.type}, kernels need CUDA'
     reasons = []
     if 'triton' in offered:
-        problem = triton_problem()
+        problem = triton_problem() or unfit or (None if proven else _UNPROVEN)
         if problem is None and tensor.dtype in TRITON_DTYPES:
             return 'triton', 'CUDA tensors and Triton is installed'
         reasons.append(problem or f'the Triton kernel has no {tensor.dtype}')

@@ -94,6 +94,18 @@ def test_float64_to_triton(monkeypatch):
         dispatch.choose('op', 'triton', FakeCuda(torch.float64), OFFERED)
 
 
+def test_sizes_without_a_kernel(monkeypatch, caplog):
+    """Left to PyTorch in the open by 'auto', refused where Triton was asked for."""
+    installed(monkeypatch, triton=True, mmcv=False)
+    reason = 'the Triton kernel takes up to 8 modalities, not 9'
+    with caplog.at_level(logging.INFO, logger='mmseg_xmodal.ops'):
+        assert dispatch.choose('op', 'auto', FakeCuda(), unfit=reason) == 'torch'
+    assert f'op: torch back end ({reason})' in caplog.text
+    assert dispatch.choose('op', 'torch', FakeCuda(), unfit=reason) == 'torch'
+    with pytest.raises(ValueError, match=f"got 'triton', expected .*{reason}"):
+        dispatch.choose('op', 'triton', FakeCuda(), unfit=reason)
+
+
 def test_unknown_back_end():
     with pytest.raises(ValueError, match="backend got 'cuda', expected one of"):
         dispatch.choose('op', 'cuda', torch.zeros(1), OFFERED)
@@ -104,6 +116,14 @@ def test_a_back_end_that_the_operation_lacks():
         dispatch.choose('op', 'mmcv', torch.zeros(1), ('torch',))
 
 
+def test_auto_waits_for_the_checks_on_a_gpu(monkeypatch, caplog):
+    installed(monkeypatch, triton=True, mmcv=False)
+    with caplog.at_level('INFO', 'mmseg_xmodal.ops'):
+        assert dispatch.choose('op', 'auto', FakeCuda(), proven=False) == 'torch'
+    assert 'checks of its Triton kernel' in caplog.text
+    assert dispatch.choose('op', 'triton', FakeCuda(), proven=False) == 'triton'
+
+
 def test_the_environment_overrides_auto_only(monkeypatch):
     installed(monkeypatch, triton=True, mmcv=True)
     monkeypatch.setenv(dispatch.ENVIRONMENT, 'torch')
@@ -112,6 +132,15 @@ def test_the_environment_overrides_auto_only(monkeypatch):
     monkeypatch.setenv(dispatch.ENVIRONMENT, 'fast')
     with pytest.raises(ValueError, match=f"{dispatch.ENVIRONMENT} got 'fast'"):
         dispatch.choose('op', 'auto', FakeCuda(), OFFERED)
+
+
+def test_the_environment_names_what_an_operation_lacks(monkeypatch, caplog):
+    """The variable speaks to all operations: one without mmcv chooses by itself."""
+    installed(monkeypatch, triton=True, mmcv=True)
+    monkeypatch.setenv(dispatch.ENVIRONMENT, 'mmcv')
+    with caplog.at_level(logging.INFO, logger='mmseg_xmodal.ops'):
+        assert dispatch.choose('op', 'auto', FakeCuda()) == 'triton'
+    assert f"it has no 'mmcv', which {dispatch.ENVIRONMENT} asks for" in caplog.text
 
 
 def test_a_failing_kernel_is_not_replaced(monkeypatch):

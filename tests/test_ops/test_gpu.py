@@ -7,7 +7,11 @@ import json
 import pytest
 import torch
 
-from mmseg_xmodal.ops import multi_scale_deformable_attention
+from mmseg_xmodal.ops import (
+    criss_cross_attention,
+    modality_attention,
+    multi_scale_deformable_attention,
+)
 from tests.benchmark_scripts import load_script
 
 from .inputs import LEVELS, msda_inputs
@@ -21,21 +25,45 @@ CUDA = torch.cuda.is_available()
 @pytest.mark.skipif(not CUDA, reason='needs a CUDA device')
 def test_every_check_on_cuda():
     failed = load_script('ops').run_checks('cuda')
-    assert len(failed) > 30
+    assert len(failed) > 80
     assert not {name: error for name, error in failed.items() if error}
+
+
+def steps(dtype):
+    """Operations in Triton as functions of tensors, and the tensors."""
+    torch.manual_seed(0)
+    maps = [torch.randn(1, c, 9, 12) for c in (16, 16, 40)]
+    tokens = [torch.randn(2, 70, 2, 16) for _ in range(5)]
+
+    def attend(value, locations, weights):
+        return multi_scale_deformable_attention(
+            value, LEVELS, locations, weights, 'triton'
+        )
+
+    def modality(q, *rest):
+        return modality_attention(q, rest[:2], rest[2:], backend='triton')
+
+    return {
+        'msda': (attend, list(msda_inputs(dtype=dtype, channels=16))),
+        'criss_cross': (
+            lambda q, k, v: criss_cross_attention(q, k, v, backend='triton'),
+            [x.to(dtype) for x in maps],
+        ),
+        'modality': (modality, [x.to(dtype) for x in tokens]),
+    }
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not CUDA, reason='needs a CUDA device')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_compiles_and_captures_on_cuda(dtype):
+@pytest.mark.parametrize('op', ['msda', 'criss_cross', 'modality'])
+def test_compiles_and_captures_on_cuda(op, dtype):
     """Under inductor without a graph break, and in a CUDA graph without a wait."""
-    tensors = [x.cuda() for x in msda_inputs(dtype=dtype, channels=16)]
+    form, tensors = steps(dtype)[op]
+    tensors = [x.cuda() for x in tensors]
 
-    def step(value, locations, weights):
-        return multi_scale_deformable_attention(
-            value * 2, LEVELS, locations, weights, 'triton'
-        )
+    def step(first, *rest):
+        return form(first * 2, *rest)
 
     want = step(*tensors)
     compiled = torch.compile(step, fullgraph=True)

@@ -34,13 +34,50 @@ def test_msda_operators():
 
 def test_criss_cross_operators():
     inputs = criss_cross_inputs(grad=True)
-    torch.library.opcheck(torch.ops.xmodal.criss_cross.default, (*inputs, 0.5))
-    out, total = torch.ops.xmodal.criss_cross(*inputs, 0.5)
-    arguments = (torch.randn_like(out), *inputs, out, total, 0.5)
+    torch.library.opcheck(torch.ops.xmodal.criss_cross.default, (*inputs, 0.5, 'torch'))
+    out, total = torch.ops.xmodal.criss_cross(*inputs, 0.5, 'torch')
+    arguments = (torch.randn_like(out), *inputs, out, total, 0.5, 'torch')
     arguments = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
     torch.library.opcheck(
         torch.ops.xmodal.criss_cross_backward.default, tuple(arguments)
     )
+
+
+def modality_inputs(stacked):
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 3, 2, 6, 2, 4, dtype=torch.float64)
+    q, k, v = (x.contiguous() for x in tokens.unbind(1))
+    return [
+        q[:, 0],
+        [k] if stacked else [*k.unbind(1)],
+        [v] if stacked else [*v.unbind(1)],
+    ]
+
+
+@pytest.mark.parametrize('stacked', [False, True])
+def test_modality_operators(stacked):
+    q, k, v = modality_inputs(stacked)
+    q, *rest = (x.clone().requires_grad_() for x in (q, *k, *v))
+    keys, values = rest[: len(k)], rest[len(k) :]
+    mask = torch.rand(2, 2, 6) > 0.3
+    arguments = (keys, values, mask)
+    torch.library.opcheck(
+        torch.ops.xmodal.modality.default, (q, *arguments, 0.5, 'torch')
+    )
+    out, weights = torch.ops.xmodal.modality(q, *arguments, 0.5, 'torch')
+    for given in (None, torch.randn_like(weights)):
+        torch.library.opcheck(
+            torch.ops.xmodal.modality_backward.default,
+            (
+                torch.randn_like(out),
+                given,
+                q,
+                *arguments,
+                weights.detach(),
+                0.5,
+                'torch',
+            ),
+        )
 
 
 class Msda(nn.Module):

@@ -13,7 +13,6 @@ reference instead. Offsets are 64 bits wide where a tensor needs it.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import Any
 
@@ -22,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..launching import on
 from . import reference
 from .corners import LevelShapes, starts_of
 
@@ -211,13 +211,6 @@ def _levels(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor
     return torch.tensor(rows, dtype=torch.int32, device=device)
 
 
-def _on(device: torch.device) -> Any:
-    # Triton launches on the current device; its interpreter takes tensors of the CPU.
-    if device.type == 'cuda':
-        return torch.cuda.device(device)
-    return contextlib.nullcontext()
-
-
 def _launch(
     kernel: Any, kind: str, tensors: list[Tensor], sizes: tuple, **options: Any
 ) -> None:
@@ -229,7 +222,7 @@ def _launch(
     # The largest offset is that of a padded block beyond the last row.
     padded = (rows + block_r) * max(levels * points * 2, block_c)
     wide = max(value.numel() + block_c, padded) >= 2**31
-    with _on(value.device):
+    with on(value.device):
         kernel[(triton.cdiv(rows, block_r),)](
             *tensors,
             rows,

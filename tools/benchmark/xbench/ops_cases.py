@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -171,18 +172,28 @@ def _dense(name: str, dtype: str, tensors: list[Tensor], forms: dict) -> Case:
     return Case(name, dtype, tensors, forms, {}, once, both)
 
 
+def _back_ends(operation: Form, tensor: Tensor) -> dict[str, Form]:
+    """On CUDA the kernel beside the PyTorch form, whatever 'auto' takes."""
+    plain = functools.partial(operation, backend='torch')
+    if not tensor.is_cuda:
+        return {'ours': plain}
+    return {'ours': functools.partial(operation, backend='triton'), 'reference': plain}
+
+
 def _criss_cross(dtype: str, tensors: list[Tensor]) -> Case:
     from mmseg_xmodal.ops import criss_cross_attention
 
     height, width = tensors[0].shape[2:]
-    forms = {'ours': criss_cross_attention, 'einsum': ops_forms.criss_cross_einsum}
+    forms = _back_ends(criss_cross_attention, tensors[0])
+    forms['einsum'] = ops_forms.criss_cross_einsum
     return _dense(f'criss-cross, {height}x{width}', dtype, tensors, forms)
 
 
 def _modality(name: str, dtype: str, tensors: list[Tensor]) -> Case:
     from mmseg_xmodal.ops import modality_attention
 
-    forms = {'ours': modality_attention, 'SDPA': ops_forms.modality_stacked}
+    forms = _back_ends(modality_attention, tensors[0])
+    forms['SDPA'] = ops_forms.modality_stacked
     return _dense(f'modality, {name}', dtype, tensors, forms)
 
 

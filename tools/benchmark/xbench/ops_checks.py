@@ -28,7 +28,7 @@ def relative(got: Tensor, want: Tensor) -> float:
     return float((got - want).norm() / want.norm().clamp(min=1e-30))
 
 
-def _expect(name: str, got: Tensor, want: Tensor, tolerance: float) -> None:
+def expect(name: str, got: Tensor, want: Tensor, tolerance: float) -> None:
     found = relative(got, want)
     if not found <= tolerance:  # NaN fails
         raise AssertionError(f'{name}: got {found:.2e}, allowed {tolerance:.0e}')
@@ -81,7 +81,7 @@ def msda(device: str, backend: str) -> Iterator[tuple[str, Check]]:
             seed,
         )
         for name, a, b in zip(_NAMES, got, want, strict=True):
-            _expect(f'{dtype} {name}', a, b, _kinks(name) or TOLERANCE[dtype])
+            expect(f'{dtype} {name}', a, b, _kinks(name) or TOLERANCE[dtype])
 
     def _kinks(name: str) -> float | None:
         # At a pixel centre the derivative by the location jumps, and float32 may lie on
@@ -116,7 +116,7 @@ def _repeats(form: Callable, device: str, times: int = 20) -> None:
         again = gradients(form(levels), tensors, 0)
         for i, name in enumerate(_NAMES):
             if name == 'value':
-                _expect(f'repeated {name}', again[i], first[i], 1e-6)
+                expect(f'repeated {name}', again[i], first[i], 1e-6)
             elif not torch.equal(again[i], first[i]):
                 raise AssertionError(f'repeated {name}: the bits differ')
 
@@ -134,7 +134,7 @@ def _deterministic(form: Callable, device: str, times: int = 10) -> None:
                 raise AssertionError('deterministic: the bits differ')
     finally:
         torch.use_deterministic_algorithms(before)
-    _expect('deterministic', first[1], gradients(form(levels), tensors, 0)[1], 1e-5)
+    expect('deterministic', first[1], gradients(form(levels), tensors, 0)[1], 1e-5)
 
 
 def _outside(form: Callable, device: str) -> None:
@@ -175,30 +175,36 @@ def wide_offsets(device: str, backend: str) -> None:
         for i in range(8)
     ]
     # grid_sample itself rounds coordinates near 3000 to 2e-4 pixels.
-    _expect('64-bit offsets', got, torch.cat(heads, dim=-1), 8e-3)
+    expect('64-bit offsets', got, torch.cat(heads, dim=-1), 8e-3)
 
 
 def others(device: str) -> Iterator[tuple[str, Check]]:
     """Checks of the other operations against float64."""
     for dtype in TOLERANCE:
         for case in ops_cases.other_cases(device, [dtype], True, seed=3):
-            yield f'{case.name}, {dtype}', lambda c=case, d=dtype: _against(c, d)
+            for form in [f for f in ('ours', 'reference') if f in case.forms]:
+                yield (
+                    f'{case.name}, {dtype}, {form}',
+                    lambda c=case, d=dtype, f=form: _against(c, d, f),
+                )
 
 
-def _against(case: ops_cases.Case, dtype: str) -> None:
-    plain = [form for name, form in case.forms.items() if name != 'ours'][0]
+def _against(case: ops_cases.Case, dtype: str, form: str) -> None:
+    plain = next(f for n, f in case.forms.items() if n not in ('ours', 'reference'))
     poison(case.tensors[0].device.type, 1 << 24)
-    got = gradients(case.forms['ours'], case.tensors, 1)
+    got = gradients(case.forms[form], case.tensors, 1)
     want = gradients(plain, [x.double() for x in case.tensors], 1)
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
         # Weights and their gradients are rounded to the dtype between two products.
         tolerance = TOLERANCE[dtype] * (1 if dtype == 'fp32' else 4)
-        _expect(f'{case.name} {dtype} [{i}]', a, b, tolerance)
+        expect(f'{case.name} {dtype} [{i}]', a, b, tolerance)
 
 
 def all_checks(device: str) -> Iterator[tuple[str, Check]]:
     """Every check that can run on the device."""
     from mmseg_xmodal.ops import dispatch
+
+    from . import ops_kernel_checks
 
     cuda = device.startswith('cuda')
     backends = ['torch']
@@ -213,5 +219,7 @@ def all_checks(device: str) -> Iterator[tuple[str, Check]]:
                 yield f'deformable, mmcv: {name}', check
     if 'triton' in backends and torch.cuda.mem_get_info(device)[0] > 40 << 30:
         yield '64-bit offsets', lambda: wide_offsets(device, 'triton')
-    for name, check in others(device):
-        yield name, check
+    if 'triton' in backends:
+        yield from ops_kernel_checks.criss_cross(device)
+        yield from ops_kernel_checks.modality(device)
+    yield from others(device)

@@ -1,0 +1,5 @@
+"""Criss-cross attention."""
+
+from .api import criss_cross_attention
+
+__all__ = ['criss_cross_attention']
