@@ -83,6 +83,13 @@ def mcubes(root: Path, count: int) -> None:
     _lists(root, stems, 'list_folder/train.txt', 'list_folder/test.txt')
 
 
+def day2dusk(root: Path, count: int) -> None:
+    for folder in ('source/{}/train', 'source/{}/val', 'target/{}/test'):
+        for i in range(count):
+            _image(root / folder.format('images') / f'{i}.jpg', 3, i)
+            _image(root / folder.format('labels') / f'{i}.png', 1, i, 11)
+
+
 # By the name of the folder that the configs read.
 LAYOUTS: dict[str, Callable[[Path, int], None]] = dict(
     NYUDepthv2=lambda root, count: indoor(root, 'Label', 40, count),
@@ -91,4 +98,5 @@ LAYOUTS: dict[str, Callable[[Path, int], None]] = dict(
     PST900=pst900,
     DELIVER=deliver,
     MCubeS=mcubes,
+    camvid_day2dusk=day2dusk,
 )

@@ -38,7 +38,7 @@ def vizdoom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, str(tool), str(root), '--frames', '40', '4', '4']
     command += ['--levels', '6', '--size', '160', '120']
     done = subprocess.run(
-        command, cwd=root.parent, capture_output=True, text=True, timeout=120
+        command, cwd=root.parent, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return root
