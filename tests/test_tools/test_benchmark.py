@@ -181,6 +181,22 @@ def test_weights_are_generic_and_seeded():
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in first.modules())
 
 
+def test_flops_of_a_parameter_that_is_an_argument():
+    class Asking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query = nn.Parameter(torch.ones(2, 3))
+            self.inner = nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.inner(self.query)
+
+    module = Asking()
+    form = model.Form('ours', module, module, module)
+    assert measure.flops(form, torch.ones(1)) == 2 * 2 * 3 * 5
+    assert all(p.requires_grad for p in module.parameters())
+
+
 def test_flops_see_fused_attention():
     class Attention(nn.Module):
         def forward(self, x):

@@ -46,8 +46,16 @@ def flops(form: Form, x: Tensor) -> int:
     # The counter does not know the in-place product of inference in slices.
     in_place = {torch.ops.aten.addmm_: _addmm_flops}
     counter = FlopCounterMode(display=False, custom_mapping=in_place)
-    with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        form.logits(x)
+    # It looks for the gradient function of whatever learns and is given to a module: a
+    # parameter that is an argument has none.
+    learning = [p for p in form.module.parameters() if p.requires_grad]
+    form.module.requires_grad_(False)
+    try:
+        with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            form.logits(x)
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_()
     return counter.get_total_flops()
 
 
