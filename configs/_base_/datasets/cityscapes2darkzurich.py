@@ -1,25 +1,11 @@
-# From Cityscapes by day with labels to Dark Zurich at night without, half size.
-# No margins for pseudo-labels, as published. Labels of the test images are with the
-# evaluation server: val and test both read the validation images.
-_base_ = ['./gta2cityscapes.py']
-source = dict(_base_.target, pipeline=_base_.source_pipeline)
-source['data_prefix'] = dict()
-source['pipeline'][2].scale = (1024, 512)
-target_pipeline = [
-    dict(type='mmseg_xmodal.LoadModalities'),
-    dict(type='Resize', scale=(960, 540), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=_base_.crop_size),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='mmseg_xmodal.PackXModalInputs'),
-]
+# From Cityscapes by day with labels to Dark Zurich at night without, half size:
+# as ACDC, whose images have the same size and whose test labels are withheld too.
+_base_ = ['./cityscapes2acdc.py']
 _target = dict(
     type='mmseg_xmodal.DarkZurichXModalDataset', data_root='data/dark_zurich'
 )
-target = dict(_base_.target, **_target, pipeline=target_pipeline)
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = (960, 540)
-tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1].scale = (960, 540)
-train_dataloader = dict(dataset=dict(datasets=[source, target]))
-val_dataloader = dict(dataset=dict(**_target, pipeline=test_pipeline))
-test_dataloader = dict(dataset=dict(**_target, pipeline=test_pipeline))
+target = _base_.target
+target.update(_target)
+train_dataloader = dict(dataset=dict(datasets=[_base_.source, target]))
+val_dataloader = dict(dataset=_target)
+test_dataloader = dict(dataset=_target)
