@@ -22,6 +22,7 @@ from mmseg_xmodal.engine import (
 from mmseg_xmodal.models import OutputAdversarial
 from mmseg_xmodal.models.layers.output_discriminator import OutputDiscriminator
 
+from . import resolution_toys
 from .adaptation_toys import (
     CLASSES,
     MEAN,
@@ -235,6 +236,13 @@ def test_a_head_that_hides_its_logits_is_named() -> None:
 
 
 # Optimisers
+
+
+def test_two_resolutions_are_refused() -> None:
+    for student in (resolution_toys.config(), resolution_toys.build()):
+        with pytest.raises(ValueError, match='MultiResolutionSeg.*EncoderDecoder'):
+            wrapper(terms=[TERM], student=student)
+    wrapper(terms=[ENTROPY], student=resolution_toys.build())
 
 
 def test_each_parameter_has_one_optimiser() -> None:

@@ -323,6 +323,17 @@ def run_experiment(folder: Path, *arguments: str) -> dict:
     return json.loads(out.read_text())
 
 
+def test_a_run_names_every_device_it_was_trained_on(tmp_path):
+    run = runs.Run('a', Config(), 0, 4, tmp_path)
+    assert run.device() == 'CPU'
+    (tmp_path / 'train.log').write_text('    CUDA: True\n    GPU 0,1: A card\n')
+    assert run.device() == 'A card'
+    # Interrupted, and resumed elsewhere: the log of the tool begins anew.
+    (tmp_path / 'train' / 'stamp').mkdir(parents=True)
+    (tmp_path / 'train' / 'stamp' / 'stamp.log').write_text('    GPU 0: Another\n')
+    assert run.device() == 'A card, Another'
+
+
 def test_experiment_collects_and_resumes(tmp_path, stub_tools, capsys):
     result = run_experiment(tmp_path, '--threads', '1')
     got = [(r['label'], r['seed'], r['metrics']) for r in result['runs']]

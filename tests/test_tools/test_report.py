@@ -45,6 +45,14 @@ def run(root: Path, *arguments: str) -> None:
     load_script('report').main(['--root', str(root), *arguments])
 
 
+def test_the_source_line_names_the_devices_of_trainings():
+    result = experiment_result()
+    assert 'trained' not in render.source_line([result])
+    for run, device in zip(result['runs'], ['CPU', 'A card', 'CPU'] * 2, strict=True):
+        run['device'] = device
+    assert '<br>trained: 4 on CPU, 2 on A card<br>' in render.source_line([result])
+
+
 def test_check_fails_until_the_document_is_written(root, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(root, '--check')

@@ -203,6 +203,7 @@ def collect(
                 'label': run.label,
                 'config': common.public_path(paths[run.label]),
                 'seed': run.seed,
+                'device': run.device(),
                 'metrics': results[run.label, run.seed],
             }
             for run in planned

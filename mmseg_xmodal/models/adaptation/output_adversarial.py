@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from mmseg_xmodal.registry import MODELS
 
+from ..decode_heads.multi_resolution_head import MultiResolutionHead
 from ..layers.gradient_gate import GradientGate
 from ..layers.logit_probabilities import logit_probabilities
 from ..layers.output_discriminator import OutputDiscriminator
@@ -89,8 +90,9 @@ class OutputAdversarial(AdaptationTerm):
         name: See :class:`AdaptationTerm`.
 
     Raises:
-        ValueError: If an argument is unknown or below 0; in training, if the student's
-            heads do not show what they give.
+        ValueError: If an argument is unknown or below 0, or the student is a
+            ``MultiResolutionSegmentor``; in training, if its heads do not show what
+            they give.
     """
 
     NAME = 'adversarial'
@@ -125,6 +127,13 @@ class OutputAdversarial(AdaptationTerm):
     def attach(self, student: Any) -> None:
         """Build a discriminator for each head that is looked at."""
         heads = prediction_heads(student)
+        if isinstance(heads[0], MultiResolutionHead):
+            raise ValueError(
+                f'OutputAdversarial has a {type(student).__name__} as student, whose '
+                'predictions are of two resolutions, expected one map of logits. Take '
+                'its EncoderDecoder as student, or another term, such as '
+                'EntropyMinimization or ClassMixSelfTraining.'
+            )
         self.discriminators = nn.ModuleList(
             OutputDiscriminator(max(head.out_channels, 2), self.channels)
             for head in (heads if self.auxiliary else heads[:1])

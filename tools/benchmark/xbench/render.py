@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def plain(results: Sequence[Result]) -> str:
 
 
 def source_line(results: Sequence[Result]) -> str:
-    """Say where the figures come from: commands and versions."""
+    """Say where the figures come from: machines, versions and commands."""
     commands = [f'`{r["command"]}`' for r in results if r.get('command')]
     environments = [r.get('environment', {}) for r in results]
     machines = dict.fromkeys(
@@ -168,7 +169,13 @@ def source_line(results: Sequence[Result]) -> str:
         for env in environments
         if env
     )
-    parts = ['; '.join(machines), *dict.fromkeys(commands)]
+    trained = Counter(
+        run['device'] for r in results for run in r.get('runs', ()) if 'device' in run
+    )
+    # The machine named above is that of the table; the runs may be from several.
+    devices = ', '.join(f'{n} on {name}' for name, n in trained.items())
+    parts = ['; '.join(machines), devices and f'trained: {devices}']
+    parts += dict.fromkeys(commands)
     return '<sub>' + '<br>'.join(part for part in parts if part) + '</sub>'
 
 

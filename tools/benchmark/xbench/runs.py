@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -52,6 +53,13 @@ class Run:
             return None
         found = json.loads(written[-1].read_text())
         return {k: v for k, v in found.items() if k not in ('time', 'data_time')}
+
+    def device(self) -> str:
+        """Return what mmengine logged that it trained on: GPUs, else the CPU."""
+        logs = [self.folder / 'train.log', *(self.folder / 'train').glob('*/*.log')]
+        texts = [log.read_text(errors='replace') for log in logs if log.is_file()]
+        names = re.findall(r'^ +GPU [\d,]+: (.+)$', '\n'.join(texts), re.MULTILINE)
+        return ', '.join(dict.fromkeys(names)) or 'CPU'
 
     def iteration(self) -> int:
         """Return how far the newest training log says that training has come."""
