@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
 
+from ..layers.gelu_linear import gelu_linear
 from ..layers.initialisation import segformer_init
 from ..layers.residual import add_branch
 from ..layers.resize_linear import fold_norm, is_foldable
@@ -114,7 +115,7 @@ class MultiScaleMixFFN(nn.Module):
             return self._published(x, size)
         x = to_map(self.pwconv1(x, size, before=self.fc1), size)
         x = depthwise_conv(x, *self._one_kernel())
-        return self.fc2(F.gelu(self.pwconv2(to_tokens(x), size)))
+        return gelu_linear(self.pwconv2(to_tokens(x), size), self.fc2)
 
     def _published(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """The published order, for layers that are more than their weights (LoRA)."""
@@ -122,7 +123,7 @@ class MultiScaleMixFFN(nn.Module):
         y = first.bn(first.pwconv(to_map(self.fc1(x), size)))
         for conv in [conv(y) for conv in self._depthwise()]:
             y = y + conv
-        return self.fc2(F.gelu(to_tokens(second.bn(second.pwconv(y)))))
+        return gelu_linear(to_tokens(second.bn(second.pwconv(y))), self.fc2)
 
 
 class ChannelGate(nn.Module):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mmseg_xmodal.registry import MODELS
 
 from .drop_path import DropPath, linear_drop_path
+from .gelu_linear import gelu_linear
 from .initialisation import segformer_init
 from .patch_conv import patch_conv
 from .slices import inference_slices, is_plain
@@ -175,7 +176,7 @@ class MixFFN(nn.Module):
             if len(slices) > 1:
                 return self._in_slices(x, size, slices)
         x = self.dwconv(to_map(self.fc1(x), size))
-        return self.fc2(F.gelu(to_tokens(x)))
+        return gelu_linear(to_tokens(x), self.fc2)
 
     def _in_slices(
         self, x: Tensor, size: tuple[int, int], slices: list[slice]

@@ -30,19 +30,42 @@ def inference_slices(like: Tensor, channels: int, places: int) -> list[slice]:
         precision (sums of slices would round more often) and while a graph is
         captured; else slices that cover the channels.
     """
-    whole = [slice(0, channels)]
-    if (
-        torch.is_grad_enabled()
-        or like.device.type != 'cpu'
+    if torch.is_grad_enabled() or not _can_slice(like):
+        return [slice(0, channels)]
+    return _slices(channels, places)
+
+
+def training_slices(like: Tensor, channels: int, places: int) -> list[slice]:
+    """Divide places so that a slice of the wide map is small, while training.
+
+    Args:
+        like: Some input of the computation.
+        channels: Channels of the wide map.
+        places: Its batch times height times width.
+
+    Returns:
+        One slice of everything where no gradients are recorded, and in the cases of
+        :func:`inference_slices`; else slices that cover the places.
+    """
+    if not torch.is_grad_enabled() or not _can_slice(like):
+        return [slice(0, places)]
+    return _slices(places, channels)
+
+
+def _can_slice(like: Tensor) -> bool:
+    return not (
+        like.device.type != 'cpu'
         or like.dtype not in (torch.float32, torch.float64)
         or torch.is_autocast_enabled('cpu')
         or torch.jit.is_tracing()
         or torch.compiler.is_compiling()
-    ):
-        return whole
-    count = max(round(channels * places / _ELEMENTS), 1)
-    width = max(round(channels / count / _STEP) * _STEP, _STEP)
-    return [slice(i, min(i + width, channels)) for i in range(0, channels, width)]
+    )
+
+
+def _slices(length: int, other: int) -> list[slice]:
+    count = max(round(length * other / _ELEMENTS), 1)
+    width = max(round(length / count / _STEP) * _STEP, _STEP)
+    return [slice(i, min(i + width, length)) for i in range(0, length, width)]
 
 
 def is_plain(*modules: nn.Module) -> bool:

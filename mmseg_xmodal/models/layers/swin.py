@@ -19,6 +19,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .drop_path import DropPath, linear_drop_path
+from .gelu_linear import gelu_linear
 from .slices import inference_slices, is_plain
 from .swin_sizes import SwinVariant, swin_variant
 from .tokens import to_map, to_tokens
@@ -79,7 +80,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, N, C)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return gelu_linear(self.fc1(x), self.fc2)
 
 
 class SwinBlock(nn.Module):
