@@ -14,7 +14,7 @@ from tests.benchmark_scripts import load_script
 from tests.integration.helpers import ROOT
 
 ADAPT = load_script('adapt')
-COST = ADAPT.adapt_cost
+COST, PROCESSES = ADAPT.adapt_cost, ADAPT.adapt_processes
 DACS = 'dacs_mobilenetv2_1xb4-400_camvid-day2dusk-128x160.py'
 DACS_PATH = str(ROOT / 'configs/adaptation' / DACS)
 
@@ -206,3 +206,24 @@ def test_peak_memory_is_asked_of_a_fresh_process(monkeypatch):
     supervised, summed, sequential = peaks
     # Two graphs against one; the sequential step keeps one at a time.
     assert 10 < supervised < sequential < 0.8 * summed
+
+
+@pytest.mark.slow
+def test_throughput_of_two_processes():
+    found = PROCESSES.measure_all(_args(processes=2), {'dacs': DACS_PATH})
+    header, rows = PROCESSES.as_table(found)
+    assert [row[:3] for row in rows] == [['dacs', f, '2'] for f in PROCESSES.FORMS]
+    assert all(len(row) == len(header) for row in rows)
+    for form in PROCESSES.FORMS:
+        values = found['dacs'][form]
+        alone, together = (values[key]['median'] for key in ('alone', 'together'))
+        assert values['throughput']['median'] == pytest.approx(2 * alone / together)
+
+
+def test_throughput_needs_processes_that_work():
+    paths = {'dacs': DACS_PATH}
+    with pytest.raises(ValueError, match='--processes is 1, expected 2 or more'):
+        PROCESSES.measure_all(_args(processes=1), paths)
+    # The error of the process itself is shown.
+    with pytest.raises(RuntimeError, match=r'Process 0 of 2 \(summed of .*dacs'):
+        PROCESSES.measure_all(_args(processes=2, shape=[-1, 8]), paths)

@@ -11,7 +11,8 @@ seeds; the range in brackets is that of the seeds. Both ends are configs of the 
 ``dacs_A.py``, ``source-only_A.py``, ``oracle_A.py``. Without configs: all on CamVid.
 
 With ``--costs`` nothing is trained: the table is that of a training step of each
-adapted config against a supervised one of its student, see xbench/adapt_cost.py.
+adapted config against a supervised one of its student, see xbench/adapt_cost.py; with
+``--processes N`` that of the throughput of N processes, see xbench/adapt_processes.py.
 Started again, finished trainings are taken as they are.
 """
 
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import experiment
-from xbench import adapt_cost, common, summary, variants
+from xbench import adapt_cost, adapt_processes, common, summary, variants
 
 _CONFIGS = common.ROOT / 'configs' / 'adaptation'
 SOURCE, ORACLE = 'source-only', 'oracle'
@@ -42,6 +43,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--costs', action='store_true', help='of training steps, instead of accuracy'
     )
+    parser.add_argument(
+        '--processes', type=int, help='throughput of so many, instead of accuracy'
+    )
     parser.add_argument('--no-memory', action='store_true', help='of the costs')
     # None: the size of the crops in training.
     parser.set_defaults(shape=None)
@@ -54,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     entries = [*args.adapted, *(args.configs or [])] or shipped()
     command = common.command_line('adapt.py', argv)
     try:
-        result = costs(args, entries) if args.costs else accuracy(args, entries)
+        if args.costs or args.processes is not None:
+            result = steps(args, entries)
+        else:
+            result = accuracy(args, entries)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         common.fail(str(error))
     result = {**result, 'kind': 'table', 'command': command}
@@ -71,11 +78,12 @@ def accuracy(args: argparse.Namespace, entries: Sequence[str]) -> dict[str, Any]
     return collect(trained, args.metric)
 
 
-def costs(args: argparse.Namespace, entries: Sequence[str]) -> dict[str, Any]:
-    """Measure the steps of those configs that adapt."""
+def steps(args: argparse.Namespace, entries: Sequence[str]) -> dict[str, Any]:
+    """Measure the training steps of those configs that adapt."""
+    part = adapt_cost if args.processes is None else adapt_processes
     paths = {label_of(entry): entry.rpartition('=')[2] for entry in entries}
-    found = adapt_cost.measure_all(args, paths)
-    header, rows = adapt_cost.as_table(found)
+    found = part.measure_all(args, paths)
+    header, rows = part.as_table(found)
     settings = dict(threads=args.threads, repeats=args.repeats, device=args.device)
     return {
         'header': header,
@@ -83,7 +91,7 @@ def costs(args: argparse.Namespace, entries: Sequence[str]) -> dict[str, Any]:
         'environment': common.environment(args.device),
         'settings': settings,
         'configs': {label: common.public_path(paths[label]) for label in found},
-        'costs': found,
+        'costs' if args.processes is None else 'throughput': found,
     }
 
 

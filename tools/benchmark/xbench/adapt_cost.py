@@ -11,6 +11,7 @@ Peak memory is that of memory.py. Run as ``python -m xbench.adapt_cost JSON`` fo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import sys
@@ -76,35 +77,57 @@ def measure_all(args: argparse.Namespace, paths: dict[str, str]) -> dict[str, An
         ValueError: If none adapts.
     """
     common.set_threads(args.threads)
-    found = {}
-    for label, path in paths.items():
-        cfg = model.load_config(path)
-        if cfg.model.type.rpartition('.')[2] == _ADAPTIVE:
-            found[label] = _measure_config(args, cfg, path)
+    return {
+        label: _measure_config(args, cfg, paths[label])
+        for label, cfg in adapting(paths).items()
+    }
+
+
+def adapting(paths: dict[str, str]) -> dict[str, Config]:
+    """Those configs that adapt, by label.
+
+    Raises:
+        ValueError: If none does.
+    """
+    configs = {label: model.load_config(path) for label, path in paths.items()}
+    found = {
+        label: cfg
+        for label, cfg in configs.items()
+        if cfg.model.type.rpartition('.')[2] == _ADAPTIVE
+    }
     if not found:
         raise ValueError(
-            f'--costs: none of {list(paths)} has a {_ADAPTIVE} as model. Give an '
-            'adapted config, or leave --costs out.'
+            f'None of {list(paths)} has a {_ADAPTIVE} as model, which --costs and '
+            '--processes measure. Give an adapted config, or leave the option out.'
         )
     return found
 
 
-def _measure_config(args: argparse.Namespace, cfg: Config, path: str) -> dict[str, Any]:
+def image_size(args: argparse.Namespace, cfg: Config, path: str) -> list[int]:
+    """Height and width of the images: ``--shape``, or the crops of the config.
+
+    Raises:
+        ValueError: If there is neither.
+    """
     shape = args.shape or cfg.get('crop_size')
     if shape is None:
         raise ValueError(f'{path} has no crop_size. Give --shape HEIGHT WIDTH.')
-    steps, watches = {}, {}
-    for form in FORMS:
-        steps[form], watches[form] = make_step(cfg, form, shape, args.device)
+    return list(shape)
+
+
+def _measure_config(args: argparse.Namespace, cfg: Config, path: str) -> dict[str, Any]:
+    shape = image_size(args, cfg, path)
+    trainings = {form: make_training(cfg, form, shape, args.device) for form in FORMS}
     seconds: dict[str, list[float]] = {form: [] for form in FORMS}
     augment: dict[str, list[float]] = {form: [] for form in FORMS}
 
     def timed(form: str) -> Callable[[], None]:
         def run() -> None:
-            for watch in watches[form]:
+            watches = trainings[form].watches
+            for watch in watches:
                 watch.seconds = 0.0
-            steps[form]()
-            augment[form].append(sum(watch.seconds for watch in watches[form]))
+            trainings[form].step()
+            augment[form].append(sum(watch.seconds for watch in watches))
 
         return run
 
@@ -117,7 +140,7 @@ def _measure_config(args: argparse.Namespace, cfg: Config, path: str) -> dict[st
     peaks = {form: _peak(args, path, form, shape) for form in FORMS}
     sources, targets = domain_counts(cfg)
     return {
-        'images': {'source': sources, 'target': targets, 'size': list(shape)},
+        'images': {'source': sources, 'target': targets, 'size': shape},
         'forms': {
             form: {
                 'seconds': measure.spread(seconds[form]),
@@ -138,10 +161,31 @@ def domain_counts(cfg: Config) -> tuple[int, int]:
     return sources, max(1, batch - sources)
 
 
-def make_step(
+@dataclasses.dataclass
+class Training:
+    """A model that is about to train on one made-up batch.
+
+    Args:
+        network: The student, or the adaptation around it.
+        wrapper: Its optimiser, of the rate 0.
+        data: The batch.
+        watches: The stopwatches of its augmentations.
+    """
+
+    network: Any
+    wrapper: Any
+    data: dict[str, list]
+    watches: list[Stopwatch]
+
+    def step(self) -> None:
+        """Train once on the batch."""
+        self.network.train_step(self.data, self.wrapper)
+
+
+def make_training(
     cfg: Config, form: str, shape: Sequence[int], device: str
-) -> tuple[Callable[[], Any], list[Stopwatch]]:
-    """One training step, and the stopwatches of its augmentations.
+) -> Training:
+    """Build what trains.
 
     Args:
         cfg: Config of an adaptation.
@@ -169,7 +213,7 @@ def make_step(
     wrapper = build_optim_wrapper(network, entries)
     sources, targets = domain_counts(cfg)
     data = made_up_batch(cfg, shape, sources, 0 if form == 'supervised' else targets)
-    return lambda: network.train_step(data, wrapper), watches
+    return Training(network, wrapper, data, watches)
 
 
 def made_up_batch(
@@ -226,25 +270,28 @@ def as_table(costs: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _peak(
-    args: argparse.Namespace, path: str, form: str, shape: Sequence[int]
+    args: argparse.Namespace, path: str, form: str, shape: list[int]
 ) -> float | None:
     if args.no_memory:
         return None
     if args.device.startswith('cuda'):
-        step, _ = make_step(model.load_config(path), form, shape, args.device)
-        step()
-        return memory.cuda_peak(step, args.device)
-    request = dict(config=path, form=form, shape=list(shape), threads=args.threads)
+        training = make_training(model.load_config(path), form, shape, args.device)
+        training.step()
+        return memory.cuda_peak(training.step, args.device)
+    request = dict(config=path, form=form, shape=shape, threads=args.threads)
     return memory.in_fresh_process(__name__, request, f'{form} of {path}')
 
 
 def _measure_here(request: dict[str, Any]) -> float:
     common.set_threads(request['threads'])
-    step_at = functools.partial(
-        make_step, model.load_config(request['config']), request['form'], device='cpu'
+    training_at = functools.partial(
+        make_training,
+        model.load_config(request['config']),
+        request['form'],
+        device='cpu',
     )
-    step_at((_SMALL, _SMALL))[0]()
-    return memory.growth(step_at(request['shape'])[0])
+    training_at((_SMALL, _SMALL)).step()
+    return memory.growth(training_at(request['shape']).step)
 
 
 if __name__ == '__main__':
