@@ -3,8 +3,8 @@
 Data:     docs/datasets.md, "Street scenes": GTA5 and Cityscapes.
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Hardware: 1 GPU, 2 images of each domain.
-Published: 52.1 mIoU, Cityscapes val, 19 classes (https://github.com/lhoyer/DAFormer,
-          README). It starts from COCO weights, here from ImageNet.
+Published: 52.1 mIoU, Cityscapes val, 19 classes (README of github.com/lhoyer/DAFormer).
+Differs:  from ImageNet, not COCO; the mixed loss is a mean over labelled pixels only.
 Measured: not run.
 """
 

@@ -3,8 +3,8 @@
 Data:     docs/datasets.md, "Street scenes": SYNTHIA and Cityscapes.
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Hardware: 1 GPU, 2 images of each domain.
-Published: 48.3 mIoU, Cityscapes val, 16 classes (https://github.com/lhoyer/DAFormer,
-          README). It starts from COCO weights, here from ImageNet.
+Published: 48.3 mIoU, Cityscapes val, 16 classes (README of github.com/lhoyer/DAFormer).
+Differs:  from ImageNet, not COCO; the mixed loss is a mean over labelled pixels only.
 Measured: not run.
 """
 

@@ -21,6 +21,7 @@ from .optimizers import (
     ParamGroupOptimWrapperConstructor,
     SkippingAmpOptimWrapper,
     SkippingOptimWrapper,
+    StudentOptimWrapperConstructor,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     'RandomStateHook',
     'SkippingAmpOptimWrapper',
     'SkippingOptimWrapper',
+    'StudentOptimWrapperConstructor',
     'TaskBalanceHook',
     'TestTimeAdaptLoop',
     'XModalVisualizationHook',

@@ -25,9 +25,10 @@ _NOT_IN_13 = ('wall', 'fence', 'pole')
 class DomainOntology:
     """The classes that several data sets share, and what becomes of their own.
 
-    Data sets, metric and head read it: a data set with ``ontology=...`` gives labels
-    and class names of the shared list, so stock ``IoUMetric`` averages over these, and
-    the head has ``num_classes`` outputs.
+    A data set with ``ontology=...`` gives labels and class names of the shared list, so
+    losses learn them, and stock ``IoUMetric`` averages over them; ``num_classes`` of
+    the head is written in the config. Metrics of ours take it where a network has more
+    classes than the list.
 
     Args:
         classes: Names of the shared classes; the id is the place.

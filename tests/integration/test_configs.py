@@ -46,6 +46,16 @@ def test_there_are_configs():
     assert LEAVES
 
 
+@pytest.mark.parametrize(
+    'family', sorted(path.parent.name for path in CONFIGS.glob('*/metafile.yml'))
+)
+def test_metafiles_list_the_configs_beside_them(family: str):
+    models = (CONFIGS / family / 'metafile.yml').read_text().split('Models:')[1]
+    listed = re.findall(r'^  - Name: (\S+)$', models, re.MULTILINE)
+    leaves = (CONFIGS / family).glob('*.py')
+    assert sorted(listed) == sorted(path.stem for path in leaves)
+
+
 @pytest.mark.parametrize('name', LEAVES)
 def test_config_follows_the_house_rules(name: str):
     path = CONFIGS / name

@@ -12,9 +12,10 @@ from tests.integration.helpers import ROOT
 SCHEDULES = ROOT / 'configs' / '_base_' / 'schedules'
 
 
-def rates(name: str, epoch_length: int, **options) -> list[float]:
+def rates(cfg: str | Config, epoch_length: int) -> list[float]:
     """Learning rate of every iteration, at a base rate of 1."""
-    cfg = Config.fromfile(SCHEDULES / f'{name}.py')
+    if isinstance(cfg, str):
+        cfg = Config.fromfile(SCHEDULES / f'{cfg}.py')
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedulers = []
     for scheduler in cfg.param_scheduler:
@@ -64,6 +65,17 @@ def test_cmnext(epochs):
         assert found[t] == pytest.approx(official, rel=1e-2, abs=1e-3)
     # It does not reach 0: the decay is one epoch longer than the training.
     assert found[-1] > 1e-3
+
+
+def test_daformer():
+    cfg = Config.fromfile(SCHEDULES / 'schedule_daformer_40k.py')
+    total = cfg.train_cfg.max_iters
+    cfg.train_cfg.max_epochs = total
+    found = rates(cfg, 1)
+    for t in range(0, total, 50):
+        warm = 1 - max(1 - t / 1500, 0) * (1 - 1e-6)
+        # mmengine's decay reaches 0 one iteration earlier.
+        assert found[t] == pytest.approx(warm * (1 - t / total), rel=2e-3, abs=3e-5), t
 
 
 def official_three_stages(t: int, stage: int) -> float:

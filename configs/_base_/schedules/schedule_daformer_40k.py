@@ -8,4 +8,6 @@ optim_wrapper = dict(
 )
 param_scheduler = _base_.param_scheduler
 param_scheduler[0].start_factor = 1e-6
+# The official code decays from the first iteration on, and warms up on top of it.
+param_scheduler[1].begin = 0
 param_scheduler[1].power = 1.0

@@ -14,6 +14,10 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmseg_xmodal.evaluation.label_free import LabelFreeScores
+from mmseg_xmodal.models.layers.logit_probabilities import (
+    gives_scores,
+    logit_probabilities,
+)
 
 from ..slow_progress import slow_progress
 from .random_state import capture_random_state, restore_random_state
@@ -96,10 +100,13 @@ def _probabilities(
     network: Any, inputs: Tensor, samples: list[SegDataSample]
 ) -> list[Tensor]:
     """(C, H, W) of each image, at its original size, as testing predicts it."""
+    scores = gives_scores(network)
     found = []
     for sample in network.predict(inputs, samples):
         logits = sample.seg_logits.data.float()
-        # mmseg stores the sigmoid of one channel, and logits of several.
-        one = len(logits) == 1
-        found.append(torch.cat([1 - logits, logits]) if one else logits.softmax(dim=0))
+        # mmseg stores the sigmoid of one channel, and what the head gives of several.
+        if len(logits) == 1:
+            found.append(torch.cat([1 - logits, logits]))
+        else:
+            found.append(logit_probabilities(logits[None], scores)[0])
     return found

@@ -15,7 +15,10 @@ import torch
 from mmengine.registry import OPTIMIZERS
 from torch import Tensor, nn
 
-from mmseg_xmodal.models.layers.logit_probabilities import logit_probabilities
+from mmseg_xmodal.models.layers.logit_probabilities import (
+    gives_scores,
+    logit_probabilities,
+)
 
 
 class Tent:
@@ -113,7 +116,7 @@ class Tent:
                 f' expected the logits of {expected} classes: maps of several tasks '
                 "have no common entropy. Use method='norm'."
             )
-        p = logit_probabilities(logits)
+        p = logit_probabilities(logits, gives_scores(self.network))
         logs = torch.log(p.clamp(min=torch.finfo(torch.float32).tiny))
         loss = -(p * logs).sum(dim=1).mean()
         if not torch.isfinite(loss):

@@ -5,6 +5,7 @@ from .adversarial import (
 from .gradient_rules import GradientRuleAmpOptimWrapper, GradientRuleOptimWrapper
 from .param_groups import ParamGroupOptimWrapperConstructor
 from .skipping import SkipBadLosses, SkippingAmpOptimWrapper, SkippingOptimWrapper
+from .student import StudentOptimWrapperConstructor
 
 __all__ = [
     'AdversarialOptimWrapperConstructor',
@@ -15,4 +16,5 @@ __all__ = [
     'SkipBadLosses',
     'SkippingAmpOptimWrapper',
     'SkippingOptimWrapper',
+    'StudentOptimWrapperConstructor',
 ]

@@ -1,0 +1,40 @@
+"""DACS: DeepLabV2 from Cityscapes with labels to ACDC without.
+
+Data:     docs/datasets.md, "Street scenes": Cityscapes and ACDC.
+Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
+Hardware: 1 GPU, 2 images of each domain.
+Published: none for this pair was checked.
+Differs:  see dacs_deeplabv2-r101_1xb4-250k_gta2cityscapes-512x512.py.
+Measured: not run.
+"""
+
+_base_ = [
+    '../_base_/models/deeplabv2_uda_r101.py',
+    '../_base_/datasets/cityscapes2acdc_dlv2.py',
+    '../_base_/schedules/schedule_deeplabv2_250k.py',
+    '../_base_/default_runtime.py',
+]
+crop_size = (512, 512)
+datasets = _base_.train_dataloader.dataset.datasets
+datasets[0].pipeline[3].crop_size = crop_size
+datasets[1].pipeline[2].crop_size = crop_size
+train_dataloader = dict(
+    batch_size=4, sampler=dict(batch_size=4), dataset=dict(datasets=datasets)
+)
+model = dict(
+    student=dict(
+        data_preprocessor=dict(modalities=_base_.modalities, size=crop_size),
+        auxiliary_head=None,
+    ),
+    terms=[
+        dict(
+            type='mmseg_xmodal.ClassMixSelfTraining',
+            classes_from='image',
+            augment=dict(jitter=0.25),
+        )
+    ],
+)
+custom_hooks = [
+    dict(type='mmseg_xmodal.RandomStateHook'),
+    dict(type='mmseg_xmodal.EMATeacherHook', momentum=0.99, when='after'),
+]
