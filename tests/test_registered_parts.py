@@ -170,6 +170,25 @@ def test_fusion(name):
     backward_reaches(module, [*streams, fused], x)
 
 
+@pytest.mark.parametrize('exchange', [True, False])
+@pytest.mark.parametrize('name', FUSIONS)
+def test_fusion_behind_any_backbone(name, exchange):
+    given = {k: v for k, v in FUSIONS[name].items() if k == 'norm_cfg'}
+    fusion = dict(type=f'mmseg_xmodal.{name}', **given)
+    module = build(
+        'MultiStreamBackbone',
+        dict(modalities=MODALITIES, backbone=MIT, fusion=fusion, exchange=exchange),
+    )
+    x = torch.randn(2, 4, 64, 64, requires_grad=True)
+    outs = module(x)
+    assert [tuple(out.shape[1:]) for out in outs] == [
+        (8, 16, 16), (16, 8, 8), (24, 4, 4), (32, 2, 2)
+    ]  # fmt: skip
+    backward_reaches(module, list(outs), x)
+    for stream in module.streams:
+        assert all((p.grad != 0).any() for p in stream.stages[3].norm.parameters())
+
+
 @pytest.mark.parametrize('name', NECKS)
 def test_neck(name):
     module = build(name, NECKS[name])

@@ -2,7 +2,7 @@
 
 Command: bash $TOOLS/dist_train.sh THIS_FILE 8 ($TOOLS: see README.md)
 Hardware: 8 GPUs, 8 images in all.
-Published: mIoU 68.18 (official README, validation images, its own evaluation on
+Published: mIoU 68.18 (official README, split not stated, its own evaluation on
     resized labels: docs/datasets.md).
 Measured here: not run.
 """

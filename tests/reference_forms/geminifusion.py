@@ -3,13 +3,11 @@
 Every layer runs once per stream, the cross attention once per sample through
 ``nn.MultiheadAttention`` on materialised keys and values, the decoder at full
 resolution. Parameters carry the official names, so that official weights load as they
-are; a parity fixture shows that the numbers are the official ones. Not for use in
-training: this is what ours is compared with and timed against.
+are; a parity fixture shows that the numbers with MiT are the official ones. Not for use
+in training: this is what ours is compared with and timed against.
 """
 
 from __future__ import annotations
-
-import re
 
 import torch
 import torch.nn.functional as F
@@ -19,33 +17,10 @@ from mmseg_xmodal.models.converters.geminifusion import gemini_key
 from mmseg_xmodal.models.layers.drop_path import linear_drop_path
 from mmseg_xmodal.models.layers.mit import mit_variant
 from mmseg_xmodal.models.layers.shared_swin import SharedSwin
-from mmseg_xmodal.models.layers.swin_sizes import swin_variant
 
-from . import swin
+from .gemini_parts import Both, CrossFusion, NormOfEach
+from .gemini_swin import SwinEncoder
 from .mit import DropPath, DWConv, tokens_to_map
-
-EPS = 1e-6
-
-
-class Both(nn.Module):
-    """One module for all streams."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, xs: list[Tensor]) -> list[Tensor]:
-        return [self.module(x) for x in xs]
-
-
-class NormOfEach(nn.Module):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.ln_0 = nn.LayerNorm(dim, eps=EPS)
-        self.ln_1 = nn.LayerNorm(dim, eps=EPS)
-
-    def forward(self, xs: list[Tensor]) -> list[Tensor]:
-        return [self.ln_0(xs[0]), self.ln_1(xs[1])]
 
 
 class PatchEmbed(nn.Module):
@@ -58,46 +33,6 @@ class PatchEmbed(nn.Module):
         xs = self.proj(xs)
         h, w = xs[0].shape[2:]
         return self.norm([x.flatten(2).transpose(1, 2) for x in xs]), h, w
-
-
-class RelationJudger(nn.Module):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(2 * dim, dim)
-        self.fc2 = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x))).softmax(-1)
-
-
-class CrossFusion(nn.Module):
-    """The pixel-wise fusion of two streams of tokens, and its parameters."""
-
-    def __init__(self, dim: int, cross_heads: int) -> None:
-        super().__init__()
-        self.cross_attn_0_to_1 = nn.MultiheadAttention(dim, cross_heads)
-        self.cross_attn_1_to_0 = nn.MultiheadAttention(dim, cross_heads)
-        self.relation_judger = nn.Sequential(RelationJudger(dim))
-        self.k_noise = nn.Embedding(2, dim)
-        self.v_noise = nn.Embedding(2, dim)
-
-    def cross(self, i: int, own: Tensor, partner: Tensor) -> Tensor:
-        """(N, C) of one sample; the N tokens are the batch of the attention."""
-        attention = self.cross_attn_1_to_0 if i else self.cross_attn_0_to_1
-        relation = self.relation_judger(torch.cat([own, partner], -1))
-        noise_k = self.k_noise.weight[i] + own
-        noise_v = self.v_noise.weight[i] + own
-        key = torch.cat([noise_k[None], (own * relation)[None]], 0)
-        value = torch.cat([noise_v[None], partner[None]], 0)
-        return own + attention(own[None], key, value)[0][0]
-
-    def fuse(self, first: Tensor, second: Tensor) -> list[Tensor]:
-        """(B, N, C) of both streams, sample by sample."""
-        outs: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for a, b in zip(first, second, strict=True):
-            outs[0].append(self.cross(0, a, b))
-            outs[1].append(self.cross(1, b, a))
-        return [torch.stack(out) for out in outs]
 
 
 class Attention(CrossFusion):
@@ -291,72 +226,11 @@ class PublishedGeminiFusion(nn.Module):
         return first * outs[0].detach() + second * outs[1].detach()
 
 
-class SwinEncoder(nn.Module):
-    """Swin for both streams in turn; the official names are not known here."""
-
-    def __init__(self, variant, cross_heads: int, drop_path: float) -> None:
-        super().__init__()
-        size = swin_variant(variant)
-        self.widths = size.embed_dims
-        rates = linear_drop_path(drop_path, size.depths)
-        self.patch_embed = swin.PatchEmbed(3, size.embed_dim)
-        self.layers = nn.ModuleList(
-            swin.Layer(dim, heads, size.window, rates[i])
-            for i, (dim, heads) in enumerate(
-                zip(self.widths, size.num_heads, strict=True)
-            )
-        )
-        self.downsamples = nn.ModuleList(map(swin.PatchMerging, self.widths[:-1]))
-        self.norms = nn.ModuleList(map(nn.LayerNorm, self.widths))
-        self.fusions = nn.ModuleList(
-            nn.ModuleList(CrossFusion(dim, cross_heads) for _ in range(depth))
-            for dim, depth in zip(self.widths, size.depths, strict=True)
-        )
-
-    def forward(self, xs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        embedded = [self.patch_embed(x) for x in xs]
-        xs, (h, w) = [e[0] for e in embedded], embedded[0][1:]
-        levels: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for i, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            side = layer.side
-            mask = swin.shift_mask(h, w, side, side // 2, xs[0].device)
-            for block, fusion in zip(layer.blocks, self.fusions[i], strict=True):
-                outs = fusion.fuse(*(block.attend(x, h, w, mask) for x in xs))
-                pairs = zip(xs, outs, strict=True)
-                xs = [x + block.drop_path(out) for x, out in pairs]
-                xs = [x + block.drop_path(block.mlp(block.norm2(x))) for x in xs]
-            for level, x in zip(levels, xs, strict=True):
-                level.append(tokens_to_map(norm(x), h, w))
-            if i < len(self.downsamples):
-                merged = [self.downsamples[i](x, h, w) for x in xs]
-                xs, (h, w) = [m[0] for m in merged], merged[0][1:]
-        return levels
-
-
-_SWIN = (
-    (r'layers\.', 'stages.'),
-    (r'downsamples\.(\d+)\.', r'stages.\1.downsample.'),
-    (r'norms\.(\d+)\.', r'stages.\1.norm.'),
-)
-
-
 class PublishedGeminiSwin(PublishedGeminiFusion):
-    """The same with Swin; no fixture of official numbers proves it."""
+    """The same with Swin."""
 
     def make_encoder(self, variant, cross_heads: int, drop_path: float) -> nn.Module:
         return SwinEncoder(variant, cross_heads, drop_path)
-
-    def our_key(self, name: str) -> str | None:
-        fusion = re.fullmatch(r'encoder\.fusions\.(\d+)\.(\d+)\.(.+)', name)
-        if fusion:  # by way of the MiT encoder's names
-            stage, block, rest = fusion.groups()
-            return gemini_key(f'encoder.block{int(stage) + 1}.{block}.attn.{rest}')
-        if not name.startswith('encoder.'):
-            return gemini_key(name)
-        inner = name.removeprefix('encoder.')
-        for pattern, ours in _SWIN:
-            inner = re.sub(f'^{pattern}', ours, inner)
-        return f'backbone.encoder.{inner}'
 
 
 def build_published_geminifusion(model: nn.Module) -> PublishedGeminiFusion:

@@ -70,6 +70,26 @@ class WindowAttention(nn.Module):
         return self.proj(x)
 
 
+def attend(
+    attn: WindowAttention, x: Tensor, size: tuple[int, int], shift: int, mask: Tensor
+) -> Tensor:
+    """Attention of normed tokens in shifted windows, in the order of the map."""
+    b, n, c = x.shape
+    h, w = size
+    side = attn.side
+    x = F.pad(x.view(b, h, w, c), (0, 0, 0, -w % side, 0, -h % side))
+    height, width = x.shape[1:3]
+    if shift:
+        x = torch.roll(x, (-shift, -shift), (1, 2))
+    windows = attn(cut(x, side).view(-1, side * side, c), mask if shift else None)
+    x = join(windows.view(-1, side, side, c), height, width)
+    if shift:
+        x = torch.roll(x, (shift, shift), (1, 2))
+    if (height, width) != (h, w):
+        x = x[:, :h, :w].contiguous()
+    return x.view(b, n, c)
+
+
 class Mlp(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -85,7 +105,7 @@ class Block(nn.Module):
         self, dim: int, heads: int, side: int, shift: int, drop_path: float
     ) -> None:
         super().__init__()
-        self.side, self.shift = side, shift
+        self.shift = shift
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, side, heads)
         self.drop_path = DropPath(drop_path)
@@ -94,21 +114,7 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor, h: int, w: int, mask: Tensor) -> Tensor:
         """Window attention of the normed tokens, in the order of the map."""
-        b, n, c = x.shape
-        side, shift = self.side, self.shift
-        x = self.norm1(x).view(b, h, w, c)
-        x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
-        height, width = x.shape[1:3]
-        if shift:
-            x = torch.roll(x, (-shift, -shift), (1, 2))
-        windows = cut(x, side).view(-1, side * side, c)
-        windows = self.attn(windows, mask if shift else None)
-        x = join(windows.view(-1, side, side, c), height, width)
-        if shift:
-            x = torch.roll(x, (shift, shift), (1, 2))
-        if (height, width) != (h, w):
-            x = x[:, :h, :w].contiguous()
-        return x.view(b, n, c)
+        return attend(self.attn, self.norm1(x), (h, w), self.shift, mask)
 
     def forward(self, x: Tensor, h: int, w: int, mask: Tensor) -> Tensor:
         x = x + self.drop_path(self.attend(x, h, w, mask))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mmseg_xmodal.models.layers.drop_path import linear_drop_path
 from mmseg_xmodal.models.layers.mit import mit_variant
 
+from .gemini_parts import Both, NormOfEach
 from .geminifusion import Attention as GeminiAttention
-from .geminifusion import Both, Decoder, Mlp, NormOfEach, PatchEmbed
+from .geminifusion import Decoder, Mlp, PatchEmbed
 from .mit import DropPath, tokens_to_map
 
 

@@ -110,6 +110,19 @@ def test_only_colour_is_augmented() -> None:
     torch.testing.assert_close(changed[1], images[1])
 
 
+@pytest.mark.parametrize(
+    'draw', [Photometric(None, 1.1), Photometric(Jitter(0.1, 1.1, 0.9, 0.1), 0.6)]
+)
+def test_half_precision_does_not_reach_the_colours(draw: Photometric) -> None:
+    spaces = colour_spaces(
+        ModalityPreprocessor(dict(rgb=dict(channels=3, order='rgb', mean=[9, 8, 7])))
+    )
+    images = 255 * torch.rand(1, 3, 40, 60)
+    plain = StrongAugmentation()(images, spaces, [draw])
+    with torch.autocast('cpu', torch.bfloat16):
+        assert StrongAugmentation()(images, spaces, [draw]).equal(plain)
+
+
 def test_unknown_colour_is_refused() -> None:
     with pytest.raises(ValueError, match='augment=None'):
         colour_spaces(nn.Module())
@@ -155,7 +168,7 @@ def test_a_binary_head_has_two_classes() -> None:
 def test_padding_and_margins_of_the_target_do_not_teach() -> None:
     model = wrapper([])
     step = make_step(model, pseudo_rule=PseudoLabelRule(None))
-    assert step._valid_target() is None
+    assert step.valid_target() is None
     step.target.samples[0].set_metainfo(dict(padding_size=(0, 8, 0, 4)))
     field = torch.ones(1, *SIZE)
     field[:, :5] = 0
@@ -289,6 +302,44 @@ def test_entropy_of_target_and_auxiliary_head() -> None:
     assert losses['loss_entropy'].item() == pytest.approx(1, abs=1e-5)
     weighted = EntropyMinimization(weight=0.003).weighted(step)
     assert weighted['entropy.loss_entropy'].item() == pytest.approx(0.003)
+
+
+@pytest.mark.parametrize('kind', ['shannon', 'charbonnier'])
+@pytest.mark.parametrize('resize', [True, False])
+def test_padding_has_no_entropy(kind: str, resize: bool) -> None:
+    """The mean is that of the cropped map; nothing goes back to the padding."""
+    term = EntropyMinimization(kind=kind, resize=resize)
+    step = make_step(wrapper([]))
+    size = SIZE if resize else (SIZE[0] // 8, SIZE[1] // 8)
+    logits = torch.randn(2, CLASSES, *size).requires_grad_()
+    step._target_logits = [logits]
+    whole = term(step)['loss_entropy']
+    # A quarter of the width of both, and the upper half of the second.
+    for s in step.target.samples:
+        s.set_metainfo(dict(padding_size=(0, SIZE[1] // 4, 0, 0)))
+    field = torch.ones(1, *SIZE)
+    field[:, : SIZE[0] // 2] = 0
+    step.target.samples[1].gt_pseudo_valid = PixelData(data=field)
+    loss = term(step)['loss_entropy']
+    # At the smaller size the border of the padding lies within a place.
+    share = torch.ones(2, *size)
+    right = 3 * size[1] / 4
+    for x in range(size[1]):
+        share[:, :, x] = min(1.0, max(0.0, right - x))
+    share[1, : size[0] // 2] = 0
+    kept = share > 0
+    e = -(logits.softmax(1) * logits.log_softmax(1)).sum(1) / math.log(CLASSES)
+    e = e if kind == 'shannon' else e**4
+    expected = (e * share).sum() / share.sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert whole.item() == pytest.approx(e.mean().item(), rel=1e-4)
+    assert loss.item() != pytest.approx(whole.item(), rel=1e-4)
+    loss.backward()
+    moved = logits.grad.abs().sum(1) > 0
+    assert moved.equal(kept)
+    for s in step.target.samples:
+        s.set_metainfo(dict(padding_size=(0, SIZE[1], 0, 0)))
+    assert term(step)['loss_entropy'].item() == 0
 
 
 def test_a_sure_pixel_has_no_nan() -> None:

@@ -144,8 +144,12 @@ def test_imagenet_weights_go_into_both_streams(tmp_path: Path, layout: str) -> N
     report = model.init_report
     assert report.layout == layout
     assert set(report.adapted) == {'depth'}
-    assert len(set(report.loaded.values())) == 1
+    new = 0 if layout == 'mmseg' else 8
+    own = model.streams[0].state_dict()
+    assert report.loaded == dict.fromkeys(('rgb', 'depth'), len(own) - new)
+    assert len(report.new) == new
     if layout != 'mmseg':
+        assert "New, not in the checkpoint: ['stages.0.norm.weight'" in str(report)
         assert {'norm.weight', 'norm.bias', 'head.weight'} == set(report.skipped)
         model.streams[0].stages[0].norm.load_state_dict(stock.norm0.state_dict())
     stock.eval(), model.eval()

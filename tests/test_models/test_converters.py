@@ -4,6 +4,9 @@ import argparse
 import json
 import os
 import pickle
+import re
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +16,21 @@ import torch
 from mmengine.runner import load_checkpoint
 
 from mmseg_xmodal.models.converters import (
+    OFFICIAL,
     Official,
     convert_mit,
     convert_official,
     load_state,
+    recognise,
 )
 from mmseg_xmodal.models.converters.cmx import CMX
+from mmseg_xmodal.models.converters.daformer import daformer_head_config
 from mmseg_xmodal.registry import MODELS
 from tests.parity.fill import fill_state
 
 ROOT = Path(__file__).parents[2]
-SHAPES = json.loads((ROOT / 'tests/parity/fixtures/cmx_mit_b0.json').read_text())[
-    'state_dict'
-]
+FIXTURES = ROOT / 'tests/parity/fixtures'
+SHAPES = json.loads((FIXTURES / 'cmx_mit_b0.json').read_text())['state_dict']
 
 
 @pytest.fixture(scope='module')
@@ -41,6 +46,21 @@ def _tool(*args: object) -> subprocess.CompletedProcess:
         text=True,
         env=os.environ | dict(PYTHONPATH=str(ROOT)),
     )
+
+
+def _mit(official: dict) -> dict:
+    """The first stream, as a file of ImageNet weights."""
+    return {
+        key.removeprefix('backbone.'): value
+        for key, value in official.items()
+        if key.startswith(('backbone.patch', 'backbone.block', 'backbone.norm'))
+    }
+
+
+def _cmx(variant: str, pretrained: Path) -> torch.nn.Module:
+    modalities = dict(rgb=dict(channels=3), x=dict(channels=3))
+    cfg = dict(type='mmseg_xmodal.CMX', modalities=modalities, variant=variant)
+    return MODELS.build(dict(cfg, pretrained=str(pretrained)))
 
 
 def test_missing_and_extra_keys_are_listed(official: dict) -> None:
@@ -69,6 +89,9 @@ def test_state_dicts_are_unwrapped(tmp_path) -> None:
     for content in (state, dict(model=state, epoch=3), dict(state_dict=state)):
         torch.save(content, path)
         assert list(load_state(path)) == ['a.weight']
+    averaged = {'module.a.weight': torch.full((2,), 3.0)}
+    torch.save(dict(state_dict=state, state_dict_ema=averaged), path)
+    assert torch.equal(load_state(path)['a.weight'], averaged['module.a.weight'])
 
 
 class Hostile:
@@ -174,20 +197,78 @@ def test_pickled_code_runs_only_when_asked_for(official: dict, tmp_path) -> None
     assert len(torch.load(target, weights_only=True)['state_dict']) == len(official)
 
 
-def test_weights_of_another_size_name_it(official: dict, tmp_path) -> None:
-    rgb = {
-        key.removeprefix('backbone.'): value
-        for key, value in official.items()
-        if key.startswith(('backbone.patch', 'backbone.block', 'backbone.norm'))
-    }
-    torch.save(rgb, tmp_path / 'mit.pth')
-    model = MODELS.build(
-        dict(
-            type='mmseg_xmodal.CMX',
-            modalities=dict(rgb=dict(channels=3), x=dict(channels=3)),
-            variant='mit_b1',
-            pretrained=str(tmp_path / 'mit.pth'),
-        )
+def test_a_refused_backbone_file_loads_as_the_error_advises(
+    official: dict, tmp_path, monkeypatch
+) -> None:
+    mit = _mit(official)
+    path, name = tmp_path / 'mit b0.pth.tar', 'OUT.pth'
+    torch.save(dict(state_dict=mit, args=argparse.Namespace(lr=1)), path)
+    model = _cmx('mit_b0', path)
+    with pytest.raises(ValueError, match='Namespace') as error:
+        model.init_weights()
+    command = re.search(
+        r'python (tools\S+) (unwrap .+ --allow-pickle)', str(error.value)
     )
+    assert command[1] == 'tools/model_converters/convert.py'
+    advised = shlex.split(command[2])
+    assert str(path) in advised
+    target = tmp_path / name
+    done = _tool(*(target if part == name else part for part in advised))
+    assert done.returncode == 0, done.stderr
+    model.pretrained = str(target)
+    model.init_weights()
+    own = model.streams[1].stages[0].norm.weight
+    assert torch.equal(own, mit['norm1.weight'])
+
+
+def test_unwrapping_needs_leave_and_no_config(tmp_path, capsys) -> None:
+    main = runpy.run_path(str(ROOT / 'tools/model_converters/convert.py'))['main']
+    path, target = str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth')
+    state = {'module.a.weight': torch.ones(2)}
+    torch.save(dict(model=state, args=argparse.Namespace(lr=1)), path)
+    assert main(['unwrap', path, target]) == 1
+    with pytest.raises(SystemExit):
+        main(['unwrap', path, target, '--config', 'a.py', '--allow-pickle'])
+    assert 'drop --config' in capsys.readouterr().err
+    assert not Path(target).exists()
+    assert main(['unwrap', path, target, '--allow-pickle']) == 0
+    written = torch.load(target, weights_only=True)
+    assert torch.equal(written['state_dict']['a.weight'], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ('name', 'fixture'),
+    [
+        ('cmx', 'cmx_mit_b0'),
+        ('cmx-swin', 'cmx_swin_s'),
+        ('cmnext', 'cmnext_b2_m1'),
+        ('mmsformer', 'mmsformer_b2_m3'),
+        ('stitchfusion', 'stitchfusion_b2_m3'),
+    ],
+)
+def test_a_head_without_one_of_its_keys(name: str, fixture: str) -> None:
+    shapes = json.loads((FIXTURES / f'{fixture}.json').read_text())['state_dict']
+    state = {key: torch.empty(shape, device='meta') for key, shape in shapes.items()}
+    head = [key for key in state if key.startswith('decode_head.')]
+    assert recognise(state) == [OFFICIAL[name]]
+    assert len(head) >= 15
+    for key in head:
+        less = {k: v for k, v in state.items() if k != key}
+        with pytest.raises(ValueError, match=re.escape(key)):
+            convert_official(OFFICIAL[name], less)
+
+
+def test_a_daformer_head_without_its_classifier_or_its_first_level() -> None:
+    names = ('conv_seg', 'embed_layers.0.proj', 'fuse_layer.conv')
+    state = {f'{name}.weight': torch.empty(2, 2) for name in names}
+    for name in names[:2]:
+        less = {k: v for k, v in state.items() if not k.startswith(name)}
+        with pytest.raises(ValueError, match=rf"lacks \['{re.escape(name)}.weight'\]"):
+            daformer_head_config(less, '')
+
+
+def test_weights_of_another_size_name_it(official: dict, tmp_path) -> None:
+    torch.save(_mit(official), tmp_path / 'mit.pth')
+    model = _cmx('mit_b1', tmp_path / 'mit.pth')
     with pytest.raises(ValueError, match=r"other shapes.*fits variant='mit_b0'"):
         model.init_weights()

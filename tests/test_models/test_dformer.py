@@ -241,12 +241,28 @@ def test_converter_names_what_is_wrong() -> None:
         convert_dformer({'a': torch.zeros(1)})
 
 
+def test_norms_that_official_code_never_called_are_left_out() -> None:
+    config, state = _official('dformer_tiny')
+    norms = {
+        f'backbone.norm{i}.{leaf}': torch.empty(dim, device='meta')
+        for i, dim in enumerate(DFORMER_VARIANTS['dformer_tiny'].embed_dims)
+        for leaf in ('weight', 'bias')
+    }
+    assert convert_official(DFORMER, state | norms).keys() == state.keys()
+    assert [o.name for o in recognise(state | norms)] == ['dformer']
+    assert set(norms) <= set(convert_dformer(state | norms).skipped)
+    with pytest.raises(ValueError, match=r'1 keys are not expected.*norm4'):
+        convert_official(DFORMER, state | {'backbone.norm4.bias': torch.zeros(1)})
+
+
 def test_pretrained_weights_and_their_report(tmp_path: Any) -> None:
     source = DFormer(RGBD, SIZE)
     randomise(source)
     state = source.state_dict() | {'head.weight': torch.zeros(2, 2)}
     path = str(tmp_path / 'pretrained.pth')
-    torch.save({'state_dict': state}, path)
+    # The averaged weights are what the official code starts from.
+    raw = {name: torch.zeros_like(value) for name, value in state.items()}
+    torch.save({'state_dict': raw, 'state_dict_ema': state}, path)
     model = DFormer(RGBD, SIZE, pretrained=path)
     model.init_weights()
     assert model.init_report is not None

@@ -156,13 +156,43 @@ def test_imagenet_weights(tmp_path, monkeypatch) -> None:
     new = DFormerv2(RGBD, 'tiny', pretrained=str(tmp_path / 'pretrained.pth'))
     new.init_weights()
     assert new.init_report.skipped == ('head.weight',)
-    assert new.init_report.loaded['rgb'] == len(new.encoder.state_dict())
+    norms = {f'norms.{i}.{leaf}' for i in range(3) for leaf in ('weight', 'bias')}
+    assert set(new.init_report.new) == norms
+    assert new.init_report.loaded['rgb'] == len(new.encoder.state_dict()) - len(norms)
+    assert "New, not in the checkpoint: ['norms.0.weight'" in str(new.init_report)
     old, own = model.backbone.encoder.state_dict(), new.encoder.state_dict()
     for name, value in own.items():
         if name.startswith('norms.'):
             assert (value == float(name.endswith('weight'))).all()
         else:
             assert torch.equal(value, old[name])
+    wider = DFormerv2(RGBD, dict(PLAIN, embed_dims=(8, 16, 24, 40)))
+    wider.pretrained = new.pretrained
+    with pytest.raises(ValueError, match=r"other shapes.*fits variant='tiny'"):
+        wider.init_weights()
+    deeper = DFormerv2(RGBD, dict(PLAIN, depths=(1, 2, 2, 1)))
+    deeper.pretrained = new.pretrained
+    with pytest.raises(ValueError, match=r"lacks.*fits variant='tiny'"):
+        deeper.init_weights()
+
+
+def test_trained_norms_are_loaded(tmp_path, monkeypatch) -> None:
+    from mmseg_xmodal.models.layers import dformerv2_sizes
+
+    size = dformerv2_sizes.dformerv2_variant(PLAIN)
+    monkeypatch.setitem(DFORMERV2_VARIANTS, 'tiny', size)
+    model = _segmentor(variant=PLAIN)
+    randomise(model)
+    published = PUBLISHED['mmseg_xmodal.DFormerv2'](model)
+    torch.save(published.state_dict(), tmp_path / 'trained.pth')
+    new = DFormerv2(RGBD, 'tiny', pretrained=str(tmp_path / 'trained.pth'))
+    new.init_weights()
+    own = new.encoder.state_dict()
+    assert new.init_report.new == ()
+    assert 'New' not in str(new.init_report)
+    assert new.init_report.loaded['rgb'] == len(own)
+    for name, value in model.backbone.encoder.state_dict().items():
+        assert torch.equal(value, own[name])
 
 
 # ---------------------------------------------------------------- inputs

@@ -298,6 +298,39 @@ def test_plain_checkpoint_goes_into_student_and_teacher(
         model.load_state_dict(state)
 
 
+@pytest.mark.parametrize('whole', [True, False])
+def test_init_cfg_loads_a_checkpoint_after_the_parts(
+    tmp_path: Path, whole: bool
+) -> None:
+    """Of the whole, or a plain one, which leaves the anchor as initialised."""
+    saved = wrapper([MIX, ANCHOR], seed=7, anchor='copy')
+    saved.teacher.decode_head.conv_seg.bias.data.fill_(0.5)
+    saved.anchor.first[0].bias.data.fill_(0.25)
+    path = str(tmp_path / 'saved.pth')
+    state = (saved if whole else saved.student).state_dict()
+    save_checkpoint(dict(state_dict=state), path)
+    cfg = dict(type='Pretrained', checkpoint=path)
+    model = wrapper([MIX, ANCHOR], anchor='copy', init_cfg=cfg)
+    first = copy.deepcopy(model.student.backbone)
+    model.init_weights()
+    assert states_equal(model.student, saved.student)
+    assert states_equal(model.teacher, saved.teacher if whole else saved.student)
+    assert states_equal(model.anchor, saved.anchor if whole else first)
+    assert model.init_cfg == cfg
+
+
+def test_init_cfg_of_layers_comes_before_that_of_the_parts() -> None:
+    """Heads have one of their own, the toy's backbone has none."""
+    constant = dict(type='Constant', layer='Conv2d', val=0.125, bias=0.5)
+    model = wrapper([MIX, ANCHOR], anchor='copy', init_cfg=[constant])
+    model.init_weights()
+    for backbone in (model.student.backbone, model.teacher.backbone, model.anchor):
+        assert (backbone.first[0].weight == 0.125).all()
+        assert (backbone.first[0].bias == 0.5).all()
+    assert states_equal(model.student, model.teacher)
+    assert model.student.decode_head.conv_seg.weight.std() > 0
+
+
 def test_trained_student_is_a_plain_checkpoint_again(tmp_path: Path) -> None:
     model = wrapper([MIX])
     step(model, sgd(model))

@@ -103,6 +103,40 @@ def test_cmx_head_initialises() -> None:
     assert abs(std - (2 / 512) ** 0.5) < 0.01
 
 
+def test_cmnext_head_initialises_as_segformer_does() -> None:
+    head = MODELS.build(
+        dict(type='mmseg_xmodal.CMNeXtHead', in_channels=WIDTHS, num_classes=50)
+    )
+    head.init_weights()
+    for layer, std in (
+        (head.linear_c1.proj, 0.02),
+        (head.linear_fuse.conv, (2 / 512) ** 0.5),
+        (head.linear_pred, (2 / 50) ** 0.5),
+    ):
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
+        assert layer.bias is None or not layer.bias.any()
+    gemini = MODELS.build(
+        dict(type='mmseg_xmodal.GeminiHead', in_channels=WIDTHS, num_classes=50)
+    )
+    gemini.init_weights()
+    for layer, std in (
+        (gemini.linear_fuse.conv, (2 / 256) ** 0.5),
+        (gemini.linear_pred, (3 * 256) ** -0.5),  # torch's own
+    ):
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
+    given = dict(type='Constant', val=3, layer='Conv2d')
+    head = MODELS.build(
+        dict(
+            type='mmseg_xmodal.CMNeXtHead',
+            in_channels=WIDTHS,
+            num_classes=5,
+            init_cfg=given,
+        )
+    )
+    head.init_weights()
+    assert (head.linear_pred.weight == 3).all()
+
+
 @pytest.mark.parametrize('train', [True, False])
 @pytest.mark.parametrize(
     'extra',

@@ -89,7 +89,10 @@ def test_the_maps_are_those_of_convnext(tmp_path) -> None:
             level.movedim(1, -1), (level.shape[1],), eps=1e-6
         )
         torch.testing.assert_close(out, norm.movedim(-1, 1), rtol=1e-4, atol=1e-4)
-    assert 'norms of the levels are new' in ours.init_report.layout
+    report, own = ours.init_report, ours.encoder.state_dict()
+    assert set(report.new) == {key for key in own if 'hidden_states_norms' in key}
+    assert report.loaded == {'encoder': len(own) - 8}
+    assert 'New, not in the checkpoint:' in str(report)
 
 
 @pytest.mark.parametrize('kind', FAMILIES)

@@ -13,7 +13,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from tests.test_models.helpers import require
+from tests.test_models.helpers import rand, randomise, require
 from tests.test_registered_parts import BACKBONES, NEEDS
 
 COMMON: dict[str, Any] = dict(
@@ -42,6 +42,27 @@ def test_trains_a_stock_head(name: str, head: str):
     losses = stock.loss(backbone(x), [sample, sample], train_cfg={})
     losses['loss_ce'].backward()
     assert all((x.grad[:, c] != 0).any() for c in range(4))
+
+
+def test_a_stock_config_whose_head_type_alone_changes():
+    """A trained SegFormer loads strictly, and has the same logits."""
+    folder = Path(mmseg.__file__).parent / '.mim' / 'configs' / 'segformer'
+    cfg = Config.fromfile(folder / 'segformer_mit-b0_8xb2-160k_ade20k-512x512.py')
+    # Nothing is downloaded.
+    cfg.model.pretrained = cfg.model.backbone.init_cfg = None
+    stock = MODELS.build(cfg.model).double().eval()
+    assert type(stock.decode_head).__name__ == 'SegformerHead'
+    randomise(stock)
+    cfg.model.decode_head.type = 'mmseg_xmodal.FastSegformerHead'
+    ours = MODELS.build(cfg.model).double().eval()
+    assert type(ours.decode_head).__name__ == 'FastSegformerHead'
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    x = rand(2, 3, 72, 104, dtype=torch.float64)
+    with torch.no_grad():
+        logits = ours(x, mode='tensor')
+        torch.testing.assert_close(logits, stock(x, mode='tensor'))
+    assert logits.shape == (2, 150, 18, 26)
+    assert logits.std() > 0.1
 
 
 def test_trains_mask2former():

@@ -184,6 +184,13 @@ def test_initialisation() -> None:
         ('swin_x', r"variant='swin_x'.*expected one of.*swin_t.*`variant`"),
         (dict(embed_dim=8, depths=(1, 1), num_heads=(1,)), 'expected equal lengths'),
         (dict(embed_dim=8, depths=(1,), num_heads=(3,)), '8 is no multiple of 3'),
+        (
+            dict(embed_dim=8, depth=(1,), num_heads=(1,)),
+            r"depth.*is not a Swin size: .*'depth'.*these fields of SwinVariant: "
+            r'embed_dim: int, depths: .*`variant`',
+        ),
+        (dict(embed_dim=8, depths=(1,)), r"not a Swin size: .*'num_heads'.*Expected"),
+        (dict(embed_dim=8, depths=1, num_heads=1), r'not a Swin size.*`variant`'),
     ],
 )
 def test_wrong_variants(variant, message: str) -> None:

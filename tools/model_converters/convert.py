@@ -1,9 +1,12 @@
 """Convert a published checkpoint into one that loads strictly into our models.
 
     python tools/model_converters/convert.py cmx IN.pth OUT.pth
+    python tools/model_converters/convert.py unwrap IN.pth OUT.pth --allow-pickle
 
 Files with pickled code are refused: what comes out holds tensors and numbers only, so
 it is also the safe way to hand a foreign file to tools that load without restriction.
+``unwrap`` in place of a method writes the tensors as they are called in the source,
+such as those of a backbone for `pretrained`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from mmengine.registry import init_default_scope
 from mmseg_xmodal.models.converters import OFFICIAL, convert_official, load_state
 from mmseg_xmodal.models.converters.io import shorten
 from mmseg_xmodal.registry import MODELS
+
+_UNWRAP = 'unwrap'
 
 
 def check_config(
@@ -70,12 +75,22 @@ def _brief(config: Mapping[str, Any]) -> str:
     return 'dict(' + ', '.join(f'{k}={v!r}' for k, v in config.items()) + ')'
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 on success."""
+def _write(
+    target: Path, state: Mapping[str, torch.Tensor], meta: Mapping[str, Any]
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(state_dict=dict(state), meta=dict(meta)), target)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=(__doc__ or '').splitlines()[0],
     )
-    parser.add_argument('method', choices=sorted(OFFICIAL))
+    parser.add_argument(
+        'method',
+        choices=[*sorted(OFFICIAL), _UNWRAP],
+        help=f'that the source is of; {_UNWRAP} = leave its tensors as they are',
+    )
     parser.add_argument('source', help='published checkpoint')
     parser.add_argument('target', type=Path, help='file to write')
     parser.add_argument(
@@ -87,9 +102,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         help='run code that is pickled in the source, as if it were a program',
     )
     args = parser.parse_args(argv)
+    if args.config and args.method == _UNWRAP:
+        parser.error(f'{_UNWRAP} converts nothing that could be checked; drop --config')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 on success."""
+    args = _parse(argv)
     try:
-        official = OFFICIAL[args.method]
         source = load_state(args.source, args.allow_pickle)
+        if args.method == _UNWRAP:
+            _write(args.target, source, dict(source=args.source))
+            print(f'{args.target}: {len(source)} tensors of {args.source}')
+            return 0
+        official = OFFICIAL[args.method]
         state = convert_official(official, source)
         model = official.config(source)
         if args.config:
@@ -97,11 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f'convert.py: {error}', file=sys.stderr)
         return 1
-    args.target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        dict(state_dict=state, meta=dict(source=official.title, model=model)),
-        args.target,
-    )
+    _write(args.target, state, dict(source=official.title, model=model))
     print(f'{args.target}: {len(state)} tensors of {official.title}. Its config:')
     print(Config(dict(model=model)).pretty_text)
     print('\n'.join(official.notes))

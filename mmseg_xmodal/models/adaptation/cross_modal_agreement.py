@@ -21,7 +21,7 @@ from mmengine.model import ModuleDict
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS as MMSEG_MODELS
 from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmseg_xmodal.registry import MODELS
@@ -29,6 +29,7 @@ from mmseg_xmodal.registry import MODELS
 from ..layers.pixel_weights import pixel_weights
 from ..layers.stream_maps import StreamMaps, StreamTap, stream_names
 from .base import AdaptationStep, AdaptationTerm, Losses, full_size_metas
+from .step import check_one_map
 
 # Among the partners of a stream; no name that a stream has.
 FUSED = '__fused__'
@@ -102,7 +103,8 @@ class CrossModalAgreement(AdaptationTerm):
 
     Raises:
         ValueError: If a factor is below 0; with a student whose backbone does not give
-            the maps of two or more streams.
+            the maps of two or more streams; with ``fused``, if it has a cascade of
+            heads.
     """
 
     NAME = 'agree'
@@ -141,12 +143,14 @@ class CrossModalAgreement(AdaptationTerm):
         Raises:
             ValueError: If its backbone does not give the maps of two or more streams.
         """
+        if self.fused:
+            check_one_map(student, 'CrossModalAgreement(fused=True)')
         backbone: Any = getattr(student, 'backbone', None)
         try:
             names = stream_names(backbone)
         except ValueError as error:
             raise ValueError(f'CrossModalAgreement: {error}') from error
-        cfg = self._head_cfg(backbone.out_channels, student.decode_head)
+        cfg = self._head_cfg(backbone.out_channels, student)
         more = [FUSED] if self.fused else []
         partners = {n: [*(o for o in names if o != n), *more] for n in names}
         self.main = ModuleDict({n: MMSEG_MODELS.build(cfg) for n in names})
@@ -157,19 +161,21 @@ class CrossModalAgreement(AdaptationTerm):
             }
         )
 
-    def _head_cfg(self, widths: Sequence[int], decode_head: Any) -> dict[str, Any]:
+    def _head_cfg(self, widths: Sequence[int], student: Any) -> dict[str, Any]:
+        head = student.decode_head
+        last = head[-1] if isinstance(head, nn.ModuleList) else head
         light = dict(
             type='mmseg_xmodal.FastSegformerHead',
             channels=64,
             dropout_ratio=0.0,
             norm_cfg=dict(type='BN'),
-            align_corners=decode_head.align_corners,
+            align_corners=student.align_corners,
         )
         shared = dict(
             in_channels=list(widths),
             in_index=list(range(len(widths))),
-            num_classes=decode_head.num_classes,
-            ignore_index=decode_head.ignore_index,
+            num_classes=student.num_classes,
+            ignore_index=last.ignore_index,
         )
         own = self.head if 'type' in self.head else light | self.head
         return shared | own

@@ -120,15 +120,13 @@ class FeatureAnchor(AdaptationTerm):
             out if isinstance(out, Tensor) else out[self.feature_index]
             for out in (outputs, references)
         )
-        head = step.student.decode_head
-        if max(self.classes) >= head.num_classes or min(self.classes) < 0:
+        count = step.student.num_classes
+        if max(self.classes) >= count or min(self.classes) < 0:
             raise ValueError(
                 f'FeatureAnchor has classes={self.classes}, expected ids from 0 to '
-                f'{head.num_classes - 1}. Correct classes.'
+                f'{count - 1}. Correct classes.'
             )
         size = (feats.shape[-2], feats.shape[-1])
-        labels = downscale_labels(
-            step.source.labels(), size, head.num_classes, self.min_ratio
-        )
+        labels = downscale_labels(step.source.labels(), size, count, self.min_ratio)
         mask = torch.isin(labels, torch.as_tensor(self.classes, device=labels.device))
         return dict(loss_distance=feature_distance(feats, reference, mask))

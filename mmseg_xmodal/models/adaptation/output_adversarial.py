@@ -29,7 +29,7 @@ from ..layers.logit_probabilities import logit_probabilities
 from ..layers.output_discriminator import OutputDiscriminator
 from ..layers.self_information import self_information
 from .base import AdaptationStep, AdaptationTerm, Losses
-from .step import prediction_heads
+from .step import check_one_map, prediction_heads
 
 # What the discriminator calls the domains.
 SOURCE, TARGET = 0.0, 1.0
@@ -91,8 +91,8 @@ class OutputAdversarial(AdaptationTerm):
 
     Raises:
         ValueError: If an argument is unknown or below 0, or the student is a
-            ``MultiResolutionSegmentor``; in training, if its heads do not show what
-            they give.
+            ``MultiResolutionSegmentor`` or has a cascade of heads; in training, if its
+            heads do not show what they give.
     """
 
     NAME = 'adversarial'
@@ -126,6 +126,7 @@ class OutputAdversarial(AdaptationTerm):
 
     def attach(self, student: Any) -> None:
         """Build a discriminator for each head that is looked at."""
+        check_one_map(student, type(self).__name__)
         heads = prediction_heads(student)
         if isinstance(heads[0], MultiResolutionHead):
             raise ValueError(

@@ -25,7 +25,9 @@ from torch.nn import functional as F
 from mmseg_xmodal.registry import MODELS
 
 from ..layers.class_prototypes import ClassPrototypes, sample_places
+from ..layers.noted_calls import noted_calls
 from .base import AdaptationStep, AdaptationTerm, Losses
+from .step import check_one_map
 
 _CLASSIFIERS = ('conv_seg', 'linear_pred')
 
@@ -126,7 +128,7 @@ class PrototypeContrast(AdaptationTerm):
                 nn.Linear(channels, self.width),
             )
         self.prototypes = ClassPrototypes(
-            student.decode_head.num_classes, self.width or channels, self.momentum
+            student.num_classes, self.width or channels, self.momentum
         )
 
     def _channels(self, student: Any) -> int:
@@ -137,6 +139,8 @@ class PrototypeContrast(AdaptationTerm):
                 f'{type(student).__name__}) does not have. Use an EncoderDecoder, or '
                 'remove the term.'
             )
+        if self.feature == 'head':
+            check_one_map(student, "PrototypeContrast(feature='head')")
         if self.in_channels is not None:
             return self.in_channels
         if self.feature == 'head':
@@ -205,19 +209,12 @@ class PrototypeContrast(AdaptationTerm):
 
     def _of_inputs(self, network: Any, inputs: Tensor) -> Tensor:
         """Features of images, by a pass of their own."""
-        calls: list[Any] = []
-
-        def note(module: nn.Module, args: Any, output: Any) -> None:
-            calls.append(output)
-
-        handle = network.backbone.register_forward_hook(note)
-        try:
+        calls: list[tuple[Any, Any]] = []
+        with noted_calls(network.backbone, calls):
             feats = network.extract_feat(inputs)
-        finally:
-            handle.remove()
         if self.feature == 'head':
             return self._fused(network, feats)
-        return self._map(calls[0])
+        return self._map(calls[0][1])
 
     def _pick(self, maps: Any) -> Any:
         index = self.feature
@@ -235,20 +232,13 @@ class PrototypeContrast(AdaptationTerm):
 
     def _fused(self, network: Any, feats: Any) -> Tensor:
         """What the classifier of the head reads."""
-        calls: list[Tensor] = []
-
-        def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            calls.append(args[0])
-
+        calls: list[tuple[Any, Any]] = []
         head = network.decode_head
-        handle = _classifier(head).register_forward_pre_hook(note)
-        try:
+        with noted_calls(_classifier(head), calls):
             head(feats)
-        finally:
-            handle.remove()
         if not calls:
             raise _no_classifier(head)
-        return self._checked(calls[0])
+        return self._checked(calls[0][0][0])
 
     def _checked(self, feats: Tensor) -> Tensor:
         if feats.shape[1] != self.in_channels:

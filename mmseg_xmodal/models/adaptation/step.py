@@ -16,6 +16,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..layers.colour_space import ColourSpace, colour_spaces
+from ..layers.logit_probabilities import gives_scores, is_score_head
 from ..layers.pixel_weights import pixel_weights
 from ..layers.pseudo_labels import PseudoLabelRule, PseudoLabels
 
@@ -70,6 +71,30 @@ def prediction_heads(student: Any) -> list[Any]:
         return [student.decode_head]
     many = isinstance(auxiliary, nn.ModuleList)
     return [student.decode_head, *(auxiliary if many else [auxiliary])]
+
+
+def check_one_map(student: Any, who: str) -> None:
+    """Raise unless the head of a student is one that may give one map of logits.
+
+    Args:
+        student: The segmentor that learns.
+        who: What reads the map, for the error.
+
+    Raises:
+        ValueError: If it is a cascade of heads, or a head of masks.
+    """
+    head: Any = getattr(student, 'decode_head', None)
+    cascade = isinstance(head, nn.ModuleList)
+    if not cascade and not is_score_head(head):
+        return
+    got = f'a cascade of {len(head)} heads' if cascade else f'a {type(head).__name__}'
+    raise ValueError(
+        f'{who} reads the logits of one head, but decode_head of the student (a '
+        f'{type(student).__name__}) is {got}. Take an EncoderDecoder with a head such '
+        'as FCNHead or SegformerHead as student, or terms that do not read them: '
+        'ClassMixSelfTraining, MaskedConsistency, FourierDomainAdaptation, '
+        'FeatureAnchor, or PrototypeContrast on a map of the backbone.'
+    )
 
 
 @dataclasses.dataclass
@@ -200,9 +225,10 @@ class AdaptationStep:
             rule: None = the rule of the step.
         """
         rule = self.pseudo_rule if rule is None else rule
-        return rule(self.teacher_logits, self._valid_target())
+        scores = gives_scores(self.teacher)
+        return rule(self.teacher_logits, self.valid_target(), scores)
 
-    def _valid_target(self) -> Tensor | None:
+    def valid_target(self) -> Tensor | None:
         """1 where the target may teach, or None where that is everywhere.
 
         Padding may not, nor what a field ``gt_pseudo_valid`` (1, H, W) of a target

@@ -7,14 +7,17 @@ weights from which it starts, are under NVIDIA's non-commercial licence). Writte
 the description, nothing is copied.
 
 Both streams go through the same MiT (only the LayerNorms are their own) or the same
-Swin Transformer. In every block each pixel attends to itself and to its partner in the
-other stream.
+Swin Transformer (only the LayerNorms of the patch embedding and of the output are their
+own). In every block each pixel attends to itself and to its partner in the other
+stream.
 
 Differences: a stream may have one channel (it counts as that channel three times),
 pixels that are invalid in one stream do not speak to the other, and the streams run
 as one batch. With MiT the numbers are those of the official code. With Swin there is no
-recorded number: it is built from the description alone (fusion between window attention
-and the first residual, shared LayerNorms), and official Swin weights are not converted.
+recorded number: where the fusion stands (between window attention and the first
+residual), the LayerNorms, their eps and the names are those of the official code. Its
+loader of ImageNet Swin weights knows no name of the patch embedding's norms, which so
+start at weight 1 and bias 0; here both streams' start from the ImageNet ones.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from mmseg_xmodal.structures import ModalityLayout
 
 from ..converters.initialiser import initialise_streams
 from ..converters.shared_mit import convert_shared_mit
-from ..converters.swin import convert_swin
+from ..converters.shared_swin import convert_shared_swin
 from ..fusion.pixel_pair import PixelPairFusion
 from ..layers.mit import MIT_VARIANTS, MiTVariant
 from ..layers.shared_mit import SharedMixTransformer, Size
@@ -60,8 +63,8 @@ class GeminiFusion(StreamBackbone):
         drop_path_rate: Of the last block.
         placeholder: What stands at invalid pixels, see :class:`StreamInput`.
         pretrained: ImageNet weights of the encoder: a path, or
-            ``dict(checkpoint=...)``. In MiT the LayerNorms of both streams start from
-            the same ones.
+            ``dict(checkpoint=...)``. The LayerNorms of both streams start from the
+            same ones.
         init_cfg: As in mmengine; excludes ``pretrained``.
 
     Shape:
@@ -103,10 +106,11 @@ class GeminiFusion(StreamBackbone):
         """The encoder's initialisation, then the pretrained weights, if any."""
         super().init_weights()
         if self.pretrained is not None:
+            is_swin = _is_swin(self.variant)
             self.init_report = initialise_streams(
                 {'+'.join(self.input.names): self.encoder},
                 self.pretrained,
-                convert=convert_swin if _is_swin(self.variant) else convert_shared_mit,
+                convert=convert_shared_swin if is_swin else convert_shared_mit,
             )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -24,7 +24,7 @@ from mmseg_xmodal.registry import MODELS
 from ..converters.encoders import initialise_encoders, require_local
 from ..converters.initialiser import InitReport
 from ..converters.mit import Converted
-from ..layers.adaptation import Tuning, to_adapted_names
+from ..layers.adaptation import Tuning, base_name, to_adapted_names
 from ..layers.encoder_stream import Encoder, EncoderStream, pick_levels
 
 # Vision models without a backbone class in the library: the norm behind their blocks.
@@ -261,9 +261,9 @@ class HFStream(EncoderStream):
             )
         own = self.encoder.state_dict()
         state = to_adapted_names(self.encoder, source.state_dict())
-        new = any(_NEW in key for key in own)
         return Converted(
             {key: value for key, value in state.items() if key in own},
-            'transformers' + (', norms of the levels are new' if new else ''),
+            'transformers',
             tuple(sorted(info['unexpected_keys'])),
+            new=tuple(key for key in own if base_name(key) in info['missing_keys']),
         )

@@ -161,4 +161,5 @@ def _join(first: InitReport | None, second: InitReport) -> InitReport:
         loaded=first.loaded | second.loaded,
         skipped=(*first.skipped, *second.skipped),
         adapted=first.adapted | second.adapted,
+        new=(*first.new, *second.new),
     )

@@ -17,6 +17,7 @@ from .io import load_state, read_checkpoint
 from .mit import Converted, convert_mit
 from .official import OFFICIAL, Official, convert_official, recognise
 from .shared_mit import convert_shared_mit
+from .shared_swin import convert_shared_swin
 from .swin import convert_swin
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     'convert_mit',
     'convert_official',
     'convert_shared_mit',
+    'convert_shared_swin',
     'convert_swin',
     'daformer',
     'dformer',

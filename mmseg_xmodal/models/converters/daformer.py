@@ -52,9 +52,17 @@ def daformer_head_config(state: State, prefix: str) -> dict[str, Any]:
         prefix: Before ``conv_seg`` and ``embed_layers``, such as ``'decode_head.'``.
 
     Raises:
-        ValueError: If the fusion is unknown.
+        ValueError: If the fusion is unknown, or weights that tell the config are
+            missing.
     """
-    classes, channels = state[f'{prefix}conv_seg.weight'].shape[:2]
+    needed = [f'{prefix}{p}.weight' for p in ('conv_seg', 'embed_layers.0.proj')]
+    lacking = [key for key in needed if key not in state]
+    if lacking:
+        raise ValueError(
+            f'The decoder under {prefix!r} lacks {lacking}, expected all of {needed}. '
+            'Give the file that the official repository offers.'
+        )
+    classes, channels = state[needed[0]].shape[:2]
     levels: list[Tensor] = []
     while (key := f'{prefix}embed_layers.{len(levels)}.proj.weight') in state:
         levels.append(state[key])

@@ -33,6 +33,8 @@ _HEAD = re.compile(
     rf'decode_head\.(?:conv_seg|(?:squeeze|align|hamburger\.ham_in|hamburger\.ham_out)'
     rf'\.(?:conv|bn))\.{_NORM}'
 )
+# Norms of the outputs, which files of revision 5f33d97 hold though nothing called them.
+_UNUSED = re.compile(rf'backbone\.norm[0-3]\.{_LEAF}')
 _MARK = 'downsample_layers_e.0.0.weight'
 
 
@@ -115,6 +117,8 @@ def dformer_config(state: State) -> dict[str, Any]:
 
 
 def _translate(key: str, value: Tensor) -> dict[str, Tensor] | None:
+    if _UNUSED.fullmatch(key):
+        return {}
     inner = key.removeprefix('backbone.')
     ours = _BACKBONE.fullmatch(inner) if inner != key else _HEAD.fullmatch(key)
     return {key: value} if ours else None

@@ -164,7 +164,7 @@ def convert_dformerv2(state: Mapping[str, Tensor]) -> Converted:
         state: Official key to tensor, with or without ``backbone.``.
 
     Returns:
-        Weights of our ``Encoder``, and what was skipped.
+        Weights of our ``Encoder``, what was skipped, and what is new.
 
     Raises:
         ValueError: If these are no weights of DFormerv2.
@@ -195,10 +195,18 @@ def convert_dformerv2(state: Mapping[str, Tensor]) -> Converted:
                 (ours.removeprefix('backbone.encoder.'), v)
                 for ours, v in entries.items()
             )
+    norms: dict[str, Tensor] = {}
     for i, dim in enumerate(DFORMERV2_VARIANTS[variant].embed_dims[1:]):
-        converted.setdefault(f'norms.{i}.weight', torch.ones(dim))
-        converted.setdefault(f'norms.{i}.bias', torch.zeros(dim))
-    return Converted(converted, 'DFormerv2', tuple(skipped), complete=True)
+        norms[f'norms.{i}.weight'] = torch.ones(dim)
+        norms[f'norms.{i}.bias'] = torch.zeros(dim)
+    return Converted(
+        norms | converted,
+        'DFormerv2',
+        tuple(skipped),
+        complete=True,
+        fits=f'variant={variant!r}',
+        new=tuple(key for key in norms if key not in converted),
+    )
 
 
 DFORMERV2 = register_official(

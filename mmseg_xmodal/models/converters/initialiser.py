@@ -26,6 +26,8 @@ class InitReport:
         loaded: Stream name to the number of tensors loaded.
         skipped: Keys of the checkpoint without a place.
         adapted: Stream name to what happened to its first convolution.
+        new: Tensors that the checkpoint lacks, at their initial values; not counted as
+            loaded.
     """
 
     checkpoint: str
@@ -33,12 +35,15 @@ class InitReport:
     loaded: dict[str, int]
     skipped: tuple[str, ...] = ()
     adapted: dict[str, str] = dataclasses.field(default_factory=dict)
+    new: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         counts = ', '.join(f'{name}: {n} tensors' for name, n in self.loaded.items())
         lines = [f'Loaded {self.checkpoint} (layout {self.layout}) into {counts}.']
         for name, what in self.adapted.items():
             lines.append(f'First convolution of {name}: {what}.')
+        if self.new:
+            lines.append(f'New, not in the checkpoint: {shorten(self.new, 8)}.')
         if self.skipped:
             lines.append(f'Not used: {shorten(self.skipped, 8)}.')
         return ' '.join(lines)
@@ -167,7 +172,7 @@ def initialise_streams(
         own = module.state_dict().keys()
         fitting = {key: value for key, value in state.items() if key in own}
         module.load_state_dict(fitting, strict=False)
-        loaded[name] = len(fitting)
+        loaded[name] = len(fitting.keys() - set(converted.new))
         unused -= own
     if unused and converted.complete:
         raise ValueError(
@@ -176,6 +181,8 @@ def initialise_streams(
             f'{f"; the file fits {converted.fits}" if converted.fits else ""}.'
         )
     skipped = (*converted.skipped, *(k for k in converted.state if k in unused))
-    report = InitReport(str(path), converted.layout, loaded, skipped, adapted)
+    report = InitReport(
+        str(path), converted.layout, loaded, skipped, adapted, converted.new
+    )
     print_log(str(report), logger='current')
     return report

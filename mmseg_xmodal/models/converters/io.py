@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from torch import Tensor
 
 from mmseg_xmodal import compat
 
-_WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'module', 'segmenter')
+# Averaged weights come first, where a file has both: the official loader of DFormer and
+# timm's take these.
+_WRAPPERS = (
+    'state_dict_ema',
+    'state_dict',
+    'model',
+    'model_state_dict',
+    'module',
+    'segmenter',
+)
 
 
 def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> Any:
@@ -49,8 +59,10 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> Any:
         raise ValueError(
             f'{text!r} cannot be read as a checkpoint of plain tensors: '
             f'{_first_line(error)}. Files with pickled code are refused. If you trust '
-            'its author as much as a program of his, convert.py --allow-pickle reads '
-            'it, and what that writes holds tensors only.'
+            'its author as much as a program of his, write its tensors alone to '
+            'another file: python tools/model_converters/convert.py unwrap '
+            f'{shlex.quote(text)} OUT.pth --allow-pickle (for `pretrained`; with the '
+            'name of a method in place of unwrap it converts a whole network).'
         ) from error
 
 
@@ -75,7 +87,7 @@ def load_state(path: str | Path, allow_pickle: bool = False) -> dict[str, Tensor
     """Read the state dict of a checkpoint.
 
     Wrappers (``state_dict``, ``model``, ...) and the prefix ``module.`` of DDP are
-    taken off.
+    taken off. Averaged weights (``state_dict_ema``) are taken where a file has them.
 
     Args:
         path: See :func:`read_checkpoint`.

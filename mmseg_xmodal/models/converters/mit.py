@@ -43,6 +43,7 @@ class Converted:
         complete: Every tensor of ``state`` must find its place; one that does not
             means another size of the network.
         fits: Which network the weights are of, in words, for messages.
+        new: Keys of ``state`` that the source lacks, at their initial values.
     """
 
     state: dict[str, Tensor]
@@ -50,6 +51,7 @@ class Converted:
     skipped: tuple[str, ...] = ()
     complete: bool = False
     fits: str = ''
+    new: tuple[str, ...] = ()
 
 
 def segformer_key(key: str) -> str | None:

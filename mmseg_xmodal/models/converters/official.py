@@ -73,9 +73,20 @@ def mlp_head(state: State, kind: str, prefix: str = 'decode_head.') -> dict[str,
         state: Official key to tensor.
         kind: Name of our head, such as ``'CMXHead'``.
         prefix: Before ``linear_pred`` and ``linear_c1``.
+
+    Raises:
+        ValueError: If weights that tell the config are missing.
     """
-    classes, channels = state[f'{prefix}linear_pred.weight'].shape[:2]
-    levels = [state[f'{prefix}linear_c{i}.proj.weight'] for i in range(1, 5)]
+    names = [f'{prefix}linear_c{i}.proj.weight' for i in range(1, 5)]
+    names.append(f'{prefix}linear_pred.weight')
+    lacking = [name for name in names if name not in state]
+    if lacking:
+        raise ValueError(
+            f'The MLP decoder under {prefix!r} lacks {lacking}, expected all of '
+            f'{names}. Give the file that the official repository offers.'
+        )
+    *levels, classifier = (state[name] for name in names)
+    classes, channels = classifier.shape[:2]
     return dict(
         type=f'mmseg_xmodal.{kind}',
         in_channels=[level.shape[1] for level in levels],

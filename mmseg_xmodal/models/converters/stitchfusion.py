@@ -79,15 +79,16 @@ def stitchfusion_config(state: State) -> dict:
     """
     trunk = {k: v for k, v in state.items() if not _ADAPTER.search(k)}
     variant = find_mit_variant(trunk, prefix='backbone.')
-    mixed = state.get(f'{_FUSION}liner_fusion_layers.0.weight')
-    if variant is None or mixed is None or 'decode_head.linear_pred.bias' not in state:
+    needed = (f'{_FUSION}liner_fusion_layers.0.weight', 'decode_head.linear_pred.bias')
+    lacking = [key for key in needed if key not in state]
+    if variant is None or lacking:
         raise ValueError(
             f'This is no official StitchFusion checkpoint: got the MiT size {variant} '
-            'at backbone.patch_embed1-4 and backbone.block1-4, expected a known one, '
-            f'with {_FUSION}liner_fusion_layers and decode_head.linear_pred. The first '
-            f'keys are {shorten(state, 5)}. Give the file that the official repository '
-            'offers.'
+            'at backbone.patch_embed1-4 and backbone.block1-4, and lacking keys '
+            f'{lacking}, expected a known size and none. The first keys are '
+            f'{shorten(state, 5)}. Give the file that the official repository offers.'
         )
+    mixed = state[needed[0]]
     count = mixed.shape[1] // mixed.shape[0]
     channels = state['backbone.patch_embed1.proj.weight'].shape[1]
     names = ['rgb', *(f'x{i}' for i in range(1, count))]

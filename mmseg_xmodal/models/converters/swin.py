@@ -147,14 +147,16 @@ def _translate(key: str, value: Tensor, layout: str) -> dict[str, Tensor] | None
     return {key: value} if key.startswith(('patch_embed.', 'stages.')) else None
 
 
-def _add_output_norms(state: dict[str, Tensor]) -> None:
-    """Give the output norms that a classifier lacks their initial values."""
+def _output_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Initial values of the output norms that ``state``, of a classifier, lacks."""
+    norms: dict[str, Tensor] = {}
     for stage in range(4):
         widths = state.get(f'stages.{stage}.blocks.0.norm1.weight')
         key = f'stages.{stage}.norm'
         if widths is not None and f'{key}.weight' not in state:
-            state[f'{key}.weight'] = torch.ones_like(widths)
-            state[f'{key}.bias'] = torch.zeros_like(widths)
+            norms[f'{key}.weight'] = torch.ones_like(widths)
+            norms[f'{key}.bias'] = torch.zeros_like(widths)
+    return norms
 
 
 def convert_swin(state: Mapping[str, Tensor]) -> Converted:
@@ -169,7 +171,7 @@ def convert_swin(state: Mapping[str, Tensor]) -> Converted:
         state: Source key to tensor.
 
     Returns:
-        Our state dict, the layout, and what was skipped (the classifier).
+        Our state dict, the layout, what was skipped (the classifier), and what is new.
 
     Raises:
         ValueError: If the layout is unknown, or a backbone key fits no rule.
@@ -183,7 +185,13 @@ def convert_swin(state: Mapping[str, Tensor]) -> Converted:
         f'the Swin layout {layout!r}, version 1 without absolute positions',
     )
     skipped = outside + skipped
-    _add_output_norms(converted)
+    norms = _output_norms(converted)
     size = find_swin_variant(converted, 'stages.')
-    fits = f'variant={size!r}' if size else ''
-    return Converted(converted, layout, tuple(skipped), complete=True, fits=fits)
+    return Converted(
+        converted | norms,
+        layout,
+        tuple(skipped),
+        complete=True,
+        fits=f'variant={size!r}' if size else '',
+        new=tuple(norms),
+    )

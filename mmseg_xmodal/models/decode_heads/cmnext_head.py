@@ -9,7 +9,7 @@ Difference that changes no number: see :mod:`.mlp_head`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
@@ -39,6 +39,19 @@ class CMNeXtHead(MLPDecodeHead):
     Args:
         kwargs: See :class:`MLPDecodeHead`.
     """
+
+    # SegFormer's: convolutions are normal with variance 2 / outputs.
+    official_init: ClassVar[list[dict[str, Any]]] = [
+        dict(type='TruncNormal', layer='Linear', std=0.02),
+        dict(
+            type='Kaiming',
+            layer='Conv2d',
+            a=0,
+            mode='fan_out',
+            nonlinearity='relu',
+            distribution='normal',
+        ),
+    ]
 
     def _build_fuse(self, channels: int) -> nn.Module:
         return _ConvNorm(channels, self.norm_cfg)

@@ -8,7 +8,7 @@ Difference that changes no number: see :mod:`.mlp_head`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from mmcv.cnn import build_norm_layer
 from torch import nn
@@ -28,6 +28,18 @@ class CMXHead(MLPDecodeHead):
     Args:
         kwargs: See :class:`MLPDecodeHead`.
     """
+
+    # Kaiming's normal distribution of the convolutions, by their inputs.
+    official_init: ClassVar[list[dict[str, Any]]] = [
+        dict(
+            type='Kaiming',
+            layer='Conv2d',
+            a=0,
+            mode='fan_in',
+            nonlinearity='relu',
+            distribution='normal',
+        )
+    ]
 
     def _build_fuse(self, channels: int) -> nn.Module:
         return nn.Sequential(

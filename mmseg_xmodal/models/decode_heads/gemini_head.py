@@ -10,9 +10,10 @@ Difference that changes no number: see :mod:`.mlp_head`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from mmengine.model import kaiming_init
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
@@ -48,6 +49,9 @@ class GeminiHead(CMNeXtHead):
         ValueError: If there are not four levels, or their channels are odd.
     """
 
+    # torch's, but for the fusing convolution.
+    official_init: ClassVar[list[dict[str, Any]]] = []
+
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -63,6 +67,11 @@ class GeminiHead(CMNeXtHead):
             )
         super().__init__([width // 2 for width in in_channels], channels, **kwargs)
         self.alpha = nn.Parameter(torch.ones(2), requires_grad=train_alpha)
+
+    def _build_fuse(self, channels: int) -> nn.Module:
+        fuse: Any = super()._build_fuse(channels)
+        kaiming_init(fuse.conv)  # as mmcv's ConvModule does
+        return fuse
 
     def stream_logits(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the logits of the first and of the second stream.

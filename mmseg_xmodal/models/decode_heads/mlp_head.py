@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -44,7 +44,7 @@ class MLPDecodeHead(BaseDecodeHead, metaclass=ABCMeta):
     the levels are concatenated from the last to the first.
 
     A subclass makes ``linear_fuse`` in :meth:`_build_fuse`, under its published keys,
-    and says where convolution and norm are in it.
+    says where convolution and norm are in it, and has the official initialisation.
 
     Args:
         in_channels: Channels of the four levels.
@@ -61,6 +61,8 @@ class MLPDecodeHead(BaseDecodeHead, metaclass=ABCMeta):
     Raises:
         ValueError: If there are not four levels.
     """
+
+    official_init: ClassVar[list[dict[str, Any]]]
 
     def __init__(
         self,
@@ -84,15 +86,7 @@ class MLPDecodeHead(BaseDecodeHead, metaclass=ABCMeta):
             in_index=list(in_index),
             input_transform='multiple_select',
             norm_cfg=norm_cfg or dict(type='BN', requires_grad=True),
-            init_cfg=init_cfg
-            or dict(
-                type='Kaiming',
-                layer='Conv2d',
-                a=0,
-                mode='fan_in',
-                nonlinearity='relu',
-                distribution='normal',
-            ),
+            init_cfg=init_cfg or self.official_init,
             **kwargs,
         )
         # The published name of the classifier is linear_pred.

@@ -1,16 +1,42 @@
-"""From the logits of a segmentation head to probabilities of every class."""
+"""From what a segmentation head predicts to probabilities of every class."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+# By name: mmseg's derive from heads of mmdet, and stand for something else where that
+# is not installed.
+SCORE_HEADS = ('MaskFormerHead', 'Mask2FormerHead')
 
 
-def logit_probabilities(logits: Tensor) -> Tensor:
+def gives_scores(network: Any) -> bool:
+    """Whether a segmentor predicts scores of the classes instead of logits.
+
+    Heads of masks do: they sum up softmax x sigmoid over their queries.
+
+    Args:
+        network: A segmentor; of a cascade of heads the last one predicts.
+    """
+    head = getattr(network, 'decode_head', None)
+    return is_score_head(head[-1] if isinstance(head, nn.ModuleList) else head)
+
+
+def is_score_head(head: Any) -> bool:
+    """Whether a head, or a class that it derives from, is one of ``SCORE_HEADS``."""
+    return any(own.__name__ in SCORE_HEADS for own in type(head).__mro__)
+
+
+def logit_probabilities(logits: Tensor, scores: bool = False) -> Tensor:
     """Softmax over the classes; one channel is the sigmoid of the second of two.
 
     Args:
         logits: Of the classes, or of the one channel of a binary head.
+        scores: Whether several channels are scores of 0 or more, see
+            :func:`gives_scores`: their share in the sum over the classes is taken. A
+            softmax of them would be near 1 / C whatever the head says.
 
     Shape:
         - logits: (B, C, H, W)
@@ -20,4 +46,7 @@ def logit_probabilities(logits: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         second = logits.sigmoid()
         return torch.cat([1 - second, second], dim=1)
+    if scores:
+        total = logits.sum(dim=1, keepdim=True)
+        return logits / total.clamp(min=torch.finfo(torch.float32).tiny)
     return logits.softmax(dim=1)

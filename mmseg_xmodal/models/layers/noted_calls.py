@@ -3,19 +3,77 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+Note = Callable[[tuple[Any, ...], Any], None]
+
+
+# Swapping functions is not for graphs: compiled code is to find them swapped.
+@torch.compiler.disable
+def note_calls(module: nn.Module, note: Note) -> Callable[[], None]:
+    """Tell a function of each call of a module, until it is stopped.
+
+    Meanwhile ``forward`` is an attribute of the module itself. It is no forward hook,
+    since ``torch.compile`` does not look for hooks again: a graph made in a pass
+    without one would be used in a pass with one. It does look for such an attribute.
+    mmseg's heads also call ``self.forward`` in their loss, which no hook sees.
+
+    Args:
+        module: Several may note it at a time, and stop in any order.
+        note: Called with the positional arguments and the output, with their graph.
+
+    Returns:
+        Stops it; may be called again.
+    """
+    notes = getattr(module.__dict__.get('forward'), 'notes', None)
+    if notes is None:
+        notes = _replace_forward(module)
+    notes.append(note)
+    return functools.partial(_stop_noting, module, notes, note)
+
+
+@torch.compiler.disable
+def _stop_noting(module: nn.Module, notes: list[Note], note: Note) -> None:
+    if note in notes:
+        notes.remove(note)
+        if not notes:
+            _restore_forward(module)
+
+
+def _replace_forward(module: nn.Module) -> list[Note]:
+    own: Any = module.forward
+    notes: list[Note] = []
+
+    # A closure: compiled code knows it again in the next step, which it does not with
+    # a functools.partial.
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        output = own(*args, **kwargs)
+        for note in notes:
+            note(args, output)
+        return output
+
+    noting: Any = forward
+    noting.notes, noting.before = notes, module.__dict__.get('forward')
+    module.__dict__['forward'] = noting
+    return notes
+
+
+def _restore_forward(module: nn.Module) -> None:
+    before = module.__dict__['forward'].before
+    if before is None:
+        del module.__dict__['forward']
+    else:
+        module.__dict__['forward'] = before
 
 
 @contextmanager
 def noted_outputs(heads: Sequence[nn.Module], into: list[Tensor]) -> Iterator[None]:
     """Append the first map that each head gives inside of the block, without a graph.
-
-    mmseg's heads call ``self.forward`` in their loss, which no forward hook sees: for
-    the length of the block it is an attribute of the head itself.
 
     Args:
         heads: Modules; ``into`` gets their outputs in this order.
@@ -24,20 +82,17 @@ def noted_outputs(heads: Sequence[nn.Module], into: list[Tensor]) -> Iterator[No
     """
     found: dict[int, Tensor] = {}
 
-    def forward(*args: Any, index: int, own: Any, **kwargs: Any) -> Any:
-        output = own(*args, **kwargs)
-        if isinstance(output, Tensor):
-            found.setdefault(index, output.detach())
-        return output
+    def first(index: int) -> Note:
+        def note(args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor) and index not in found:
+                found[index] = output.detach()
 
-    for i, head in enumerate(heads):
-        noting: Any = functools.partial(forward, index=i, own=head.forward)
-        head.__dict__['forward'] = noting
-    try:
+        return note
+
+    with ExitStack() as stack:
+        for i, head in enumerate(heads):
+            stack.callback(note_calls(head, first(i)))
         yield
-    finally:
-        for head in heads:
-            del head.__dict__['forward']
     for i in range(len(heads)):
         if i not in found:
             break
@@ -58,11 +113,11 @@ def noted_calls(
         yield
         return
 
-    def note(_: nn.Module, args: Any, output: Any) -> None:
+    def note(args: tuple[Any, ...], output: Any) -> None:
         into.append((args, output))
 
-    handle = module.register_forward_hook(note)
+    stop = note_calls(module, note)
     try:
         yield
     finally:
-        handle.remove()
+        stop()

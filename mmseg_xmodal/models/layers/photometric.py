@@ -122,13 +122,15 @@ class StrongAugmentation:
         Shape:
             - images, output: (B, C, H, W)
         """
-        for space in colours:
-            colour = space.read(images) / 255
-            changed = [
-                photometric(c[None], draw)
-                for c, draw in zip(colour, draws, strict=True)
-            ]
-            images = space.write(images, torch.cat(changed) * 255)
+        # The blur is a convolution: in half precision it errs by more than 1 of 255.
+        with torch.autocast(images.device.type, enabled=False):
+            for space in colours:
+                colour = space.read(images) / 255
+                changed = [
+                    photometric(c[None], draw)
+                    for c, draw in zip(colour, draws, strict=True)
+                ]
+                images = space.write(images, torch.cat(changed) * 255)
         return images
 
 

@@ -82,7 +82,9 @@ class PseudoLabelRule:
                 f"pseudo_labels.unsure={self.unsure!r}, expected 'share' or 'ignore'."
             )
 
-    def __call__(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabels:
+    def __call__(
+        self, logits: Tensor, valid: Tensor | None = None, scores: bool = False
+    ) -> PseudoLabels:
         """Make pseudo-labels.
 
         The share is that of the whole batch of this process, with the margins.
@@ -90,12 +92,13 @@ class PseudoLabelRule:
         Args:
             logits: Of the teacher, at the size of the input.
             valid: 1 where a pixel may count, 0 in margins and padding.
+            scores: See :func:`logit_probabilities`.
 
         Shape:
             - logits: (B, C, H, W)
             - valid: (B, H, W)
         """
-        confidence, label = logit_probabilities(logits).max(dim=1)
+        confidence, label = logit_probabilities(logits, scores).max(dim=1)
         weight = self._weight(confidence)
         if self.ignore_top:
             weight[:, : self.ignore_top] = 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from .noted_calls import note_calls
 
 # Backbones whose fusion modules get the maps of all streams.
 STREAM_BACKBONES = ('CMX', 'MultiStreamBackbone', 'MMSFormer', 'StitchFusion')
@@ -65,22 +67,22 @@ class StreamTap:
         self._names = stream_names(backbone)
         self._who = type(backbone).__name__
         self._levels: list[Any] = [None] * len(backbone.fusions)
-        self._handles = [
-            fusion.register_forward_pre_hook(self._note(i))
+        self._stops = [
+            note_calls(fusion, self._note(i))
             for i, fusion in enumerate(backbone.fusions)
         ]
 
     def _note(self, level: int) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        def note(args: tuple[Any, ...], output: Any) -> None:
             if self._levels[level] is None:
                 self._levels[level] = args
 
-        return hook
+        return note
 
     def stop(self) -> None:
         """Note no more."""
-        for handle in self._handles:
-            handle.remove()
+        for stop in self._stops:
+            stop()
 
     def close(self) -> StreamMaps:
         """Stop, and return what was noted.

@@ -73,7 +73,8 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
             ``model_wrapper_cfg=dict(type='mmseg_xmodal.
             AdaptationDistributedDataParallel')``.
         data_preprocessor: Taken where the student has none.
-        init_cfg: As in mmengine.
+        init_cfg: As in mmengine. ``Pretrained`` loads a checkpoint of the whole, or a
+            plain one into student and teacher.
         train_cfg: Not used; mmseg's ``init_model`` sets it, as the next.
         pretrained: Not used.
 
@@ -129,7 +130,12 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
     # What mmengine does to the model
 
     def init_weights(self) -> None:
-        """Initialise the student; teacher and copied anchor become equal to it."""
+        """Initialise the student; teacher and copied anchor become equal to it.
+
+        As in mmengine, ``init_cfg`` comes before that of the parts, and a checkpoint
+        of it after them.
+        """
+        parts.apply_init_cfg(self, pretrained=False)
         self.student.init_weights()
         self.teacher.load_state_dict(self.student.state_dict())
         if self.anchor is not None:
@@ -139,6 +145,7 @@ class DomainAdaptiveSegmentor(BaseSegmentor):
                 self.anchor.init_weights()
         for term in self.terms:
             term.init_weights()
+        parts.apply_init_cfg(self, pretrained=True)
         self._is_init = True
 
     def train(self, mode: bool = True) -> DomainAdaptiveSegmentor:

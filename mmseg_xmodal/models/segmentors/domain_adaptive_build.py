@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, PretrainedInit, initialize
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS as MMSEG_MODELS
 from torch import nn
@@ -81,6 +81,20 @@ def build_terms(terms: Sequence[dict | AdaptationTerm], model: Any) -> nn.Module
             "'source'. Give name=... to a term of a class that stands twice."
         )
     return nn.ModuleList(built)
+
+
+def apply_init_cfg(model: Any, pretrained: bool) -> None:
+    """Initialise the whole by its ``init_cfg``.
+
+    Args:
+        model: Of mmengine.
+        pretrained: Whether by the configs that load a checkpoint, or by the others.
+    """
+    cfgs = model.init_cfg or []
+    for cfg in [cfgs] if isinstance(cfgs, Mapping) else cfgs:
+        if (cfg['type'] in ('Pretrained', PretrainedInit)) == pretrained:
+            # It is emptied there.
+            initialize(model, copy.deepcopy(cfg))
 
 
 def frozen(module: nn.Module) -> nn.Module:

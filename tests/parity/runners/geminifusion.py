@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mmseg_xmodal.models.converters import convert_official
 from mmseg_xmodal.models.converters.geminifusion import GEMINIFUSION, gemini_key
-from mmseg_xmodal.models.layers.mit import MIT_VARIANTS
+from mmseg_xmodal.models.layers.mit import MIT_VARIANTS, mit_variant
+from mmseg_xmodal.models.layers.swin_sizes import SWIN_VARIANTS, swin_variant
 from mmseg_xmodal.registry import MODELS
 
 from ..fixture import Fixture, NoRunner
@@ -18,8 +19,20 @@ REPOSITORY = 'https://github.com/JiaDingCN/GeminiFusion'
 STREAMS = ('rgb', 'depth')
 
 
+# As the official constructor calls them.
+SWIN = {
+    'swin_tiny': 'swin_t',
+    'swin_small': 'swin_s',
+    'swin_large': 'swin_l',
+    'swin_large_window12': 'swin_l_384',
+    'swin_large_window12_to_1k': 'swin_l_384',
+}
+
+
 def find_variant(name: str) -> str | None:
-    """Our name of a MiT size, however it is spelled; None when it is none."""
+    """Our name of a size, however MiT is spelled; None when it is none."""
+    if name in SWIN:
+        return SWIN[name]
     match = re.search(r'mi(?:x_?)?t(?:ransformer)?[-_]?b([0-5])', name.lower())
     variant = f'mit_b{match[1]}' if match else None
     return variant if variant in MIT_VARIANTS else None
@@ -39,7 +52,8 @@ def gemini_config(fixture: Fixture) -> dict:
     shapes = meta['state_dict']
     inputs = next(iter(meta['cases'].values()))['inputs']
     modalities = {i['stream']: dict(channels=i['shape'][1]) for i in inputs}
-    widths = MIT_VARIANTS[variant].embed_dims
+    is_swin = variant in SWIN_VARIANTS
+    widths = (swin_variant if is_swin else mit_variant)(variant).embed_dims
     classes, channels = shapes['decoder.linear_pred.weight'][:2]
     return dict(
         type='mmseg.EncoderDecoder',
@@ -50,7 +64,8 @@ def gemini_config(fixture: Fixture) -> dict:
             type='mmseg_xmodal.GeminiFusion',
             modalities=modalities,
             variant=variant,
-            num_heads=constructor.get('n_heads', 8),
+            # The official Swin does not read it.
+            num_heads=8 if is_swin else constructor.get('n_heads', 8),
         ),
         decode_head=dict(
             type='mmseg_xmodal.GeminiHead',
@@ -67,7 +82,7 @@ def check_eps(model: nn.Module, fixture: Fixture) -> None:
     modules = dict(model.named_modules())
     for eps, names in fixture.meta.get('norm_eps', {}).items():
         for name in names:
-            ours = gemini_key(f'{name}.weight').removesuffix('.weight')
+            ours = (gemini_key(f'{name}.weight') or '').removesuffix('.weight')
             assert modules[ours].eps == float(eps), (name, modules[ours].eps, eps)
 
 
