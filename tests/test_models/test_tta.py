@@ -56,8 +56,20 @@ def _sample(flip: bool, label: Tensor, name: str = 'a.png') -> SegDataSample:
     return sample
 
 
-def _run(logits: list[Tensor], flips: list[bool], label: Tensor) -> SegDataSample:
+class Mask2FormerHead(nn.Module):
+    """Is told by its name: mmseg's derives from mmdet, which may be absent."""
+
+    threshold = 0.3
+
+
+def _run(
+    logits: list[Tensor],
+    flips: list[bool],
+    label: Tensor,
+    head: nn.Module | None = None,
+) -> SegDataSample:
     segmentor = _Segmentor(logits[0].shape[0])
+    segmentor.decode_head = segmentor.decode_head if head is None else head
     model = MODELS.build(dict(type='mmseg_xmodal.XModalTTAModel', module=segmentor))
     views = [x.flip(-1) if flip else x for x, flip in zip(logits, flips, strict=True)]
     samples = [[_sample(f, label.flip(-1) if f else label)] for f in flips]
@@ -79,6 +91,15 @@ def test_many_classes_are_averaged_as_probabilities(label: Tensor):
     mean = sum(x.softmax(0) for x in logits) / 3
     assert torch.equal(merged.pred_sem_seg.data, mean.argmax(0, keepdim=True))
     torch.testing.assert_close(merged.seg_logits.data.softmax(0), mean)
+
+
+def test_scores_are_averaged_as_shares(label: Tensor):
+    torch.manual_seed(0)
+    scores = [torch.rand(3, 4, 6) * (9 if i else 1) for i in range(2)]
+    merged = _run(scores, [True, False], label, Mask2FormerHead())
+    mean = sum(x / x.sum(0) for x in scores) / 2
+    torch.testing.assert_close(merged.seg_logits.data, mean)
+    assert torch.equal(merged.pred_sem_seg.data, mean.argmax(0, keepdim=True))
 
 
 def test_one_channel_gets_the_sigmoid_once(label: Tensor):

@@ -16,9 +16,10 @@ from ..decode_heads.classification_head import ClassificationHead
 from ..decode_heads.seg_task_head import SegTaskHead
 from ..decode_heads.task_head import DenseTaskHead, TaskHead
 from ..layers.box_merge import merge_boxes
+from ..layers.logit_probabilities import gives_scores, logit_probabilities
 
 
-def class_probabilities(seg_logits: Tensor) -> Tensor:
+def class_probabilities(seg_logits: Tensor, scores: bool = False) -> Tensor:
     """Turn the ``seg_logits`` of a predicted sample into probabilities.
 
     ``BaseSegmentor.postprocess_result`` of mmseg stores raw logits if there are two or
@@ -27,6 +28,7 @@ def class_probabilities(seg_logits: Tensor) -> Tensor:
 
     Args:
         seg_logits: The data of ``sample.seg_logits``.
+        scores: Whether several channels are scores, not logits: :func:`gives_scores`.
 
     Shape:
         - seg_logits: (C, H, W).
@@ -36,7 +38,7 @@ def class_probabilities(seg_logits: Tensor) -> Tensor:
         ValueError: If a one-channel map holds values outside [0, 1].
     """
     if seg_logits.shape[0] > 1:
-        return seg_logits.softmax(dim=0)
+        return logit_probabilities(seg_logits[None], scores)[0].to(seg_logits)
     low, high = seg_logits.aminmax()
     if low < 0 or high > 1:
         raise ValueError(
@@ -55,8 +57,8 @@ class XModalTTAModel(BaseTTAModel):
     The result is a new sample: the metainfo and the ground truth (``gt_*``) of the
     first view that is not flipped, ``pred_sem_seg``, and ``seg_logits``. The latter
     holds what the segmentor itself would store: for several classes the logarithm of
-    the mean probability (its softmax is the mean again), for one channel the mean
-    probability.
+    the mean probability (its softmax is the mean again), for one channel, and for heads
+    that give scores (Mask2Former), the mean probability.
 
     Other tasks of a :class:`MultiTaskEncoderDecoder` are merged as well: maps of
     numbers by their mean (normals are made unit vectors again), further segmentations
@@ -112,10 +114,14 @@ class XModalTTAModel(BaseTTAModel):
         return merged
 
     def _merge_seg(self, views: Sequence[SegDataSample], merged: SegDataSample) -> None:
-        mean = self._mean_probability(views)
+        # A model of adaptation predicts by its student or its teacher.
+        scores = gives_scores(getattr(self.module, 'predicting', self.module))
+        mean = self._mean_probability(views, scores)
         if mean.shape[0] > 1:
             label = mean.argmax(dim=0, keepdim=True)
-            stored = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+            stored = mean
+            if not scores:
+                stored = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
         else:
             label = (mean > self.module.decode_head.threshold).to(mean)
             stored = mean
@@ -124,7 +130,7 @@ class XModalTTAModel(BaseTTAModel):
         )
 
     @staticmethod
-    def _mean_probability(views: Sequence[SegDataSample]) -> Tensor:
+    def _mean_probability(views: Sequence[SegDataSample], scores: bool) -> Tensor:
         shapes = {tuple(v.seg_logits.data.shape) for v in views}
         if len(shapes) > 1:
             raise ValueError(
@@ -134,7 +140,7 @@ class XModalTTAModel(BaseTTAModel):
             )
         total = torch.zeros_like(views[0].seg_logits.data)
         for view in views:
-            total += class_probabilities(view.seg_logits.data)
+            total += class_probabilities(view.seg_logits.data, scores)
         return total / len(views)
 
 
