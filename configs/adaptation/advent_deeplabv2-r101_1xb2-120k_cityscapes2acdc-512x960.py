@@ -11,7 +11,7 @@ Measured: not run.
 """
 
 _base_ = [
-    '../_base_/models/deeplabv2_uda_r101.py',
+    '../_base_/models/advent_uda_r101.py',
     '../_base_/datasets/cityscapes2acdc_dlv2.py',
     '../_base_/schedules/schedule_deeplabv2_250k.py',
     '../_base_/default_runtime.py',
@@ -20,13 +20,6 @@ model = dict(
     student=dict(
         data_preprocessor=dict(modalities=_base_.modalities, size=_base_.crop_size),
     ),
-    terms=[
-        dict(
-            type='mmseg_xmodal.OutputAdversarial',
-            reads='self_information',
-            optimizer='own',
-        )
-    ],
 )
 optim_wrapper = dict(constructor='mmseg_xmodal.AdversarialOptimWrapperConstructor')
 train_cfg = dict(max_iters=120000)

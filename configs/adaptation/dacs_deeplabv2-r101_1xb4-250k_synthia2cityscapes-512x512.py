@@ -9,7 +9,7 @@ Measured: not run.
 """
 
 _base_ = [
-    '../_base_/models/deeplabv2_uda_r101.py',
+    '../_base_/models/dacs_uda_r101.py',
     '../_base_/datasets/synthia2cityscapes_dlv2.py',
     '../_base_/schedules/schedule_deeplabv2_250k.py',
     '../_base_/default_runtime.py',
@@ -24,15 +24,7 @@ train_dataloader = dict(
 model = dict(
     student=dict(
         data_preprocessor=dict(modalities=_base_.modalities, size=crop_size),
-        auxiliary_head=None,
     ),
-    terms=[
-        dict(
-            type='mmseg_xmodal.ClassMixSelfTraining',
-            classes_from='image',
-            augment=dict(jitter=0.25),
-        )
-    ],
 )
 custom_hooks = [
     dict(type='mmseg_xmodal.RandomStateHook'),

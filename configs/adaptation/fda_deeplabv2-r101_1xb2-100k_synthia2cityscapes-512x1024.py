@@ -9,7 +9,7 @@ Measured: not run.
 """
 
 _base_ = [
-    '../_base_/models/deeplabv2_uda_r101.py',
+    '../_base_/models/fda_uda_r101.py',
     '../_base_/datasets/synthia2cityscapes_dlv2.py',
     '../_base_/schedules/schedule_deeplabv2_250k.py',
     '../_base_/default_runtime.py',
@@ -17,17 +17,7 @@ _base_ = [
 model = dict(
     student=dict(
         data_preprocessor=dict(modalities=_base_.modalities, size=_base_.crop_size),
-        auxiliary_head=None,
     ),
-    terms=[
-        dict(type='mmseg_xmodal.FourierDomainAdaptation', beta=0.01),
-        dict(
-            type='mmseg_xmodal.EntropyMinimization',
-            kind='charbonnier',
-            weight=0.005,
-            normaliser=2.9444,
-        ),
-    ],
 )
 param_scheduler = _base_.param_scheduler
 param_scheduler[0].end = 150000

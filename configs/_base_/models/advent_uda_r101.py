@@ -1,0 +1,11 @@
+# AdvEnt as published: discriminators of self-information with an optimiser of their own.
+_base_ = ['./deeplabv2_uda_r101.py']
+model = dict(
+    terms=[
+        dict(
+            type='mmseg_xmodal.OutputAdversarial',
+            reads='self_information',
+            optimizer='own',
+        )
+    ],
+)
