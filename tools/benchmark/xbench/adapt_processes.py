@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -93,9 +92,7 @@ def _figures(
 
 def _run(request: dict[str, Any], count: int) -> dict[str, list[float]]:
     """Start the processes, and return what the first one wrote."""
-    environment = common.thread_environment(request['threads'])
-    paths = [str(common.TOOLS), str(common.ROOT), environment.get('PYTHONPATH', '')]
-    environment['PYTHONPATH'] = os.pathsep.join(p for p in paths if p)
+    environment = common.child_environment(request['threads'])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         logs = [(folder / f'{rank}.log').open('w+') for rank in range(count)]

@@ -14,7 +14,11 @@ from .summary import PER_CLASS
 
 @METRICS.register_module()
 class ClassIoUMetric(IoUMetric):
-    """``IoUMetric`` that also returns ``IoU.<class>`` in percent, nan if absent."""
+    """``IoUMetric`` that also returns ``IoU.<class>`` in percent, nan if absent.
+
+    Args:
+        kwargs: As for mmseg's ``IoUMetric``.
+    """
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the stock metrics, then the IoU per class, as plain floats."""

@@ -35,9 +35,12 @@ _DISTRIBUTIONS = (
 _THREAD_VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 
 
-def thread_environment(threads: int) -> dict[str, str]:
-    """Return a copy of the environment that limits a child process to ``threads``."""
-    return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+def child_environment(threads: int) -> dict[str, str]:
+    """Environment of a child process with ``threads`` that imports these scripts."""
+    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+    paths = [str(TOOLS), str(ROOT), environment.get('PYTHONPATH', '')]
+    environment['PYTHONPATH'] = os.pathsep.join(p for p in paths if p)
+    return environment
 
 
 def set_threads(threads: int) -> None:

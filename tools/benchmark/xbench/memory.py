@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import os
 import re
 import subprocess
 import sys
@@ -65,9 +64,7 @@ def in_fresh_process(module: str, request: dict[str, Any], what: str) -> float:
     Raises:
         RuntimeError: If the process fails; with its last lines.
     """
-    environment = common.thread_environment(request['threads'])
-    paths = [str(common.TOOLS), str(common.ROOT), environment.get('PYTHONPATH', '')]
-    environment['PYTHONPATH'] = os.pathsep.join(p for p in paths if p)
+    environment = common.child_environment(request['threads'])
     done = subprocess.run(
         [sys.executable, '-m', module, json.dumps(request)],
         env=environment,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .common import ROOT, TOOLS, thread_environment
+from .common import child_environment
 
 _SCHEDULE_KEYS = ('begin', 'end', 'T_max', 'total_steps', 'milestones')
 
@@ -251,9 +250,7 @@ class Executor:
                 process.terminate()
 
     def _call(self, tool: str, arguments: list[str], log: Path) -> None:
-        environment = thread_environment(self.threads)
-        paths = [str(TOOLS), str(ROOT), environment.get('PYTHONPATH', '')]
-        environment['PYTHONPATH'] = os.pathsep.join(p for p in paths if p)
+        environment = child_environment(self.threads)
         command = [sys.executable, str(stock_tool(tool)), *arguments]
         with log.open('w') as output:
             with self._lock:
