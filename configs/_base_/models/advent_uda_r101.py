@@ -1,4 +1,4 @@
-# AdvEnt as published: discriminators of self-information with an optimiser of their own.
+# AdvEnt as published: discriminators of self-information, with their own optimiser.
 _base_ = ['./deeplabv2_uda_r101.py']
 model = dict(
     terms=[

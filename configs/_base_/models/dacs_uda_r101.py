@@ -1,4 +1,4 @@
-# DACS: class mixing with all classes of the image, light augmentation, no auxiliary head.
+# DACS: class mixing by the classes of the image, jitter and blur, no auxiliary head.
 # The leaf adds EMATeacherHook(momentum=0.99, when='after').
 _base_ = ['./deeplabv2_uda_r101.py']
 model = dict(

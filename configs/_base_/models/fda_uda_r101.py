@@ -1,5 +1,5 @@
-# FDA with one band: beta 0.01 (further bands of the paper: 0.05, 0.09), entropy from the
-# start, no auxiliary head.
+# FDA with one band: beta 0.01 (further bands: 0.05, 0.09), entropy from the start, no
+# auxiliary head.
 _base_ = ['./deeplabv2_uda_r101.py']
 model = dict(
     student=dict(auxiliary_head=None),
