@@ -102,6 +102,8 @@ ELSEWHERE = {
     'PrototypeContrast',
     'CrossModalAgreement',
     'MultiDomainEncoderDecoder',
+    'SegmentorEnsemble',
+    'StoredPseudoLabels',
 }  # tests of their own
 
 

@@ -4,9 +4,7 @@ Data:     docs/datasets.md, "Street scenes": GTA5 and Cityscapes.
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Hardware: 1 GPU, 1 image of each domain.
 Recipe:   beta 0.01 (further bands: 0.05, 0.09); entropy from the start.
-Published: 50.5 mIoU, Cityscapes val, 19 classes, for three bands together with
-          self-training (https://github.com/lhoyer/DAFormer, README); this single band:
-          not printed.
+Published: of three bands together only, see fda-ensemble_*.
 Measured: not run.
 """
 

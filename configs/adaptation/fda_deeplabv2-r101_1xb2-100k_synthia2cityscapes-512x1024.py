@@ -4,7 +4,7 @@ Data:     docs/datasets.md, "Street scenes": SYNTHIA and Cityscapes.
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Hardware: 1 GPU, 1 image of each domain.
 Recipe:   beta 0.01 (further bands: 0.05, 0.09); entropy from the start.
-Published: not printed (https://arxiv.org/abs/2004.05498).
+Published: of three bands together only, see fda-ensemble_*.
 Measured: not run.
 """
 

@@ -7,6 +7,7 @@ from .edges import EdgeMetric
 from .image_labels import ImageLabelMetric, MultiLabelMetric
 from .normals import NormalMetric
 from .ontology_iou import OntologyIoUMetric
+from .pseudo_label_writer import PseudoLabelWriter
 from .task_iou import TaskIoUMetric
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     'MultiLabelMetric',
     'NormalMetric',
     'OntologyIoUMetric',
+    'PseudoLabelWriter',
     'TaskIoUMetric',
 ]

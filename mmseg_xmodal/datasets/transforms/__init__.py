@@ -18,6 +18,7 @@ from .on_modalities import OnModalities
 from .photometric import ColorJitter, GaussianBlur
 from .pseudo_margins import PseudoLabelMargins
 from .rare_crop import MinimumClassPixelsCrop
+from .stored_labels import LoadPseudoLabels
 from .targets import LoadTargets
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     'GaussianBlur',
     'LoadLabels',
     'LoadModalities',
+    'LoadPseudoLabels',
     'LoadTargets',
     'MinimumClassPixelsCrop',
     'ModalityDropout',

@@ -7,6 +7,7 @@ from .fourier import FourierDomainAdaptation
 from .masked_consistency import MaskedConsistency
 from .output_adversarial import OutputAdversarial
 from .prototype_contrast import PrototypeContrast
+from .stored_labels import StoredPseudoLabels
 
 __all__ = [
     'AdaptationStep',
@@ -20,4 +21,5 @@ __all__ = [
     'MaskedConsistency',
     'OutputAdversarial',
     'PrototypeContrast',
+    'StoredPseudoLabels',
 ]

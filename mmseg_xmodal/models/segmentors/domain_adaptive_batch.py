@@ -10,11 +10,13 @@ from mmengine.logging import print_log
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mmseg_xmodal.structures import stored_labels
+
 from ..adaptation.base import DomainBatch
 
 DOMAINS = ('source', 'target')
-# Says where pseudo-labels may be made; no truth.
-_KEPT = ('gt_pseudo_valid',)
+# Where pseudo-labels may be made, and such from files; no truth.
+_KEPT = ('gt_pseudo_valid', stored_labels.KEY)
 
 
 class DomainSplitter:

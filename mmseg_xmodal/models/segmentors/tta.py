@@ -16,38 +16,10 @@ from ..decode_heads.classification_head import ClassificationHead
 from ..decode_heads.seg_task_head import SegTaskHead
 from ..decode_heads.task_head import DenseTaskHead, TaskHead
 from ..layers.box_merge import merge_boxes
-from ..layers.logit_probabilities import gives_scores, logit_probabilities
-
-
-def class_probabilities(seg_logits: Tensor, scores: bool = False) -> Tensor:
-    """Turn the ``seg_logits`` of a predicted sample into probabilities.
-
-    ``BaseSegmentor.postprocess_result`` of mmseg stores raw logits if there are two or
-    more channels, but the sigmoid if there is one. The stock ``SegTTAModel`` applies
-    the sigmoid to that again, so that no value falls below 0.5.
-
-    Args:
-        seg_logits: The data of ``sample.seg_logits``.
-        scores: Whether several channels are scores, not logits: :func:`gives_scores`.
-
-    Shape:
-        - seg_logits: (C, H, W).
-        - output: (C, H, W), in [0, 1].
-
-    Raises:
-        ValueError: If a one-channel map holds values outside [0, 1].
-    """
-    if seg_logits.shape[0] > 1:
-        return logit_probabilities(seg_logits[None], scores)[0].to(seg_logits)
-    low, high = seg_logits.aminmax()
-    if low < 0 or high > 1:
-        raise ValueError(
-            f'One-channel seg_logits range from {low:.3g} to {high:.3g}, expected '
-            'probabilities in [0, 1]: mmseg applies the sigmoid in '
-            'BaseSegmentor.postprocess_result. If your segmentor has its own, apply '
-            'it there.'
-        )
-    return seg_logits
+from ..layers.logit_probabilities import (
+    class_probabilities,
+    gives_scores,
+)
 
 
 @MODELS.register_module()
