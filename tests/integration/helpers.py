@@ -16,9 +16,15 @@ TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
 TIMEOUT = 900  # seconds; an ordinary run takes about eight on an idle machine
 
 
-def environment() -> dict[str, str]:
-    """One thread a process, and a folder-independent import of the tests."""
+def environment(encoders: bool = False) -> dict[str, str]:
+    """One thread a process, and a folder-independent import of the tests.
+
+    Args:
+        encoders: Whether ``transformers`` may be imported; it takes seconds.
+    """
     paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
+    if not encoders:
+        paths.insert(0, str(Path(__file__).parent / 'without_transformers'))
     return dict(
         os.environ,
         OMP_NUM_THREADS='1',
@@ -63,25 +69,28 @@ def _merged(old: Any, new: Any) -> Any:
     }
 
 
-def run_tool(name: str, *args: object, killed: bool = False) -> str:
+def run_tool(
+    name: str, *args: object, killed: bool = False, encoders: bool = False
+) -> str:
     """Run ``train.py`` or ``test.py`` of the installed mmseg.
 
     Args:
         name: Name of the tool.
         args: Its command line.
         killed: The process is expected to die of SIGKILL.
+        encoders: See :func:`environment`.
 
     Returns:
         What it printed.
     """
-    return run_python(str(TOOLS / name), *args, killed=killed)
+    return run_python(str(TOOLS / name), *args, killed=killed, encoders=encoders)
 
 
-def run_python(*args: object, killed: bool = False) -> str:
+def run_python(*args: object, killed: bool = False, encoders: bool = False) -> str:
     """Run this Python, and check how it ended."""
     done = subprocess.run(
         [sys.executable, *map(str, args)],
-        env=environment(),
+        env=environment(encoders),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

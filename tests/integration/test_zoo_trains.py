@@ -53,7 +53,8 @@ def _losses(work_dir: Path) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize('config', CONFIGS)
 def test_loss_falls_in_20_iterations(config: str, vizdoom_root: Path, tmp_path: Path):
-    if 'encoders/' in config:
+    encoders = 'encoders/' in config
+    if encoders:
         require('timm', 'transformers')
     options = dict.fromkeys(
         (f'{mode}_dataloader.dataset.data_root' for mode in ('train', 'val', 'test')),
@@ -80,6 +81,7 @@ def test_loss_falls_in_20_iterations(config: str, vizdoom_root: Path, tmp_path: 
         tmp_path,
         '--cfg-options',
         *(f'{key}={value}' for key, value in options.items()),
+        encoders=encoders,
     )
     losses = _losses(tmp_path)
     assert len(losses) == 20
