@@ -121,8 +121,8 @@ class PseudoLabelWriter(BaseMetric):
         counts = np.zeros((len(classes), _LEVELS + 1), np.int64)
         for _, label, levels in self._read(names, 'thresholds'):
             joint = label.astype(np.int64) * (_LEVELS + 1) + levels
-            found, times = np.unique(joint, return_counts=True)
-            counts.reshape(-1)[found] += times
+            pixels = np.bincount(joint.reshape(-1), minlength=counts.size)
+            counts += pixels.reshape(counts.shape)
         thresholds = class_thresholds(counts, self.drop, self.cap)
         for name, label, levels in self._read(names, 'pseudo-labels'):
             label[levels < thresholds[label]] = _IGNORED
