@@ -2,7 +2,7 @@
 
 Data:     python tools/dataset_converters/vizdoom.py data/vizdoom160 --size 160 120
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
-Hardware: CPU, 1 thread, 6 minutes. From scratch, no pretrained weights, lr 1e-3.
+Hardware: CPU, 1 thread. From scratch, no pretrained weights, lr 1e-3.
 Published: none, the data set is made here. Measured: configs/cmx/README.md.
 """
 

@@ -160,3 +160,20 @@ def test_commands_show_no_path_of_this_machine(tmp_path):
     )
     command = common.command_line('experiment.py', [f'rgb={config}', 'a=b'])
     assert command == 'python tools/benchmark/experiment.py rgb=configs/a.py a=b'
+
+
+def test_a_command_that_writes_another_file_is_refused(root, capsys):
+    path = root / 'benchmarks' / 'demo.json'
+    result = experiment_result()
+    common.write_json(
+        path, {**result, 'command': f'{result["command"]} --out .../b.json'}
+    )
+    with pytest.raises(SystemExit):
+        run(root)
+    assert 'benchmarks/demo.json has a command that writes .../b.json' in (
+        capsys.readouterr().err
+    )
+    common.write_json(
+        path, {**result, 'command': f'{result["command"]} --out benchmarks/demo.json'}
+    )
+    run(root)

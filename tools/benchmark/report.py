@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(sys.argv[1:] if argv is None else argv)
+    check_commands(args.root / 'benchmarks')
     differing = []
     regions = 0
     for path in documents(args.root):
@@ -54,6 +57,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             'and commit what it changes.'
         )
     print(f'{regions} regions agree with benchmarks/*.json')
+
+
+def check_commands(folder: Path) -> None:
+    """Fail where the command of a result writes another file than the result."""
+    for path in sorted(folder.glob('*.json')):
+        result = json.loads(path.read_text(encoding='utf-8'))
+        words = shlex.split(result.get('command', ''))
+        outs = [b for a, b in zip(words, words[1:], strict=False) if a == '--out']
+        if outs and outs != [f'benchmarks/{path.name}']:
+            common.fail(
+                f'benchmarks/{path.name} has a command that writes {outs[-1]}. Run it '
+                f'again with --out benchmarks/{path.name}, or name it so in the file.'
+            )
 
 
 def documents(root: Path) -> Iterator[Path]:

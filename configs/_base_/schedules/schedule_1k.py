@@ -1,6 +1,6 @@
 # AdamW, linear warm-up, polynomial decay, at a learning rate for training from scratch.
-# Norms and biases take no weight decay, as in the official CMX code. `fused` makes the
-# update of CMX-B0 on a CPU three times as fast: a fifth of a step on small images.
+# Norms and biases take no weight decay, as in the official CMX code. `fused`: a network
+# of many small parameters on small images spends much of a step on a CPU in the update.
 max_iters = 1000
 optim_wrapper = dict(
     type='OptimWrapper',
