@@ -1,67 +1,31 @@
 """What the user gets for bad input: one test per kind of mistake.
 
-Every pattern matches the value, the place and the remedy.
+Every pattern matches the value, the place and the remedy. Files that are missing,
+damaged or of different sizes are here. Elsewhere are
+
+==========================================  ============================================
+channels, label ids, NaN                    test_errors_values.py
+first convolution, pairwise fusion,         test_errors_models.py
+a batch whose labels are all ignored
+a killed process (SIGKILL) and its resume   integration/test_resume.py
+stock inferencer, wrong samples             test_apis/test_inference.py
+==========================================  ============================================
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from mmseg.apis import inference_model
-from mmseg.registry import TRANSFORMS as MMSEG_TRANSFORMS
 from PIL import Image
 
 from mmseg_xmodal.datasets import MultiModalSegDataset
-from mmseg_xmodal.datasets.transforms import (
-    LoadModalities,
-    PackXModalInputs,
-    loading,
-)
-from mmseg_xmodal.registry import MODELS
-
-RGB = dict(channels=3, order='rgb')
-
-
-def write(path: Path, array: np.ndarray) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == '.npy':
-        np.save(path, array)
-    else:
-        assert cv2.imwrite(str(path), array)
-    return str(path)
-
-
-def load(modalities: dict, paths: dict[str, str | None], **kwargs: Any) -> dict:
-    sample = dict(modality_paths=paths, img_path=paths.get('rgb'))
-    return LoadModalities(modalities, **kwargs)(sample)
-
-
-def label_dataset(root: Path, **kwargs: Any) -> MultiModalSegDataset:
-    return MultiModalSegDataset(
-        modalities=dict(rgb=RGB),
-        data_root=str(root),
-        data_prefix=dict(rgb='rgb', seg_map_path='labels'),
-        metainfo=dict(classes=('a', 'b', 'c')),
-        pipeline=[
-            dict(type='mmseg_xmodal.LoadModalities', modalities=dict(rgb=RGB)),
-            dict(type='LoadAnnotations'),
-            dict(type='mmseg_xmodal.PackXModalInputs'),
-        ],
-        **kwargs,
-    )
-
-
-def label_sample(root: Path, labels: np.ndarray, **kwargs: Any) -> dict:
-    write(root / 'rgb/a.png', np.zeros((*labels.shape, 3), np.uint8))
-    write(root / 'labels/a.png', labels)
-    return label_dataset(root, **kwargs)[0]
-
+from tests.errors_helpers import RGB, label_dataset, label_sample, load, write
 
 # --------------------------------------------------------------------------------------
 # Missing or unpaired files: all listed in one error, first 20 shown with counts.
@@ -203,9 +167,11 @@ def test_pickled_arrays_are_never_opened(tmp_path):
     archive = tmp_path / 'a.npz'
     np.savez(archive, np.array([[Trap()]], dtype=object))
     for file in (path, archive):
-        with pytest.raises(
-            ValueError, match=r"cannot decode '.*a\.np[yz]'.*pickle|Pyth"
-        ):
+        pattern = (
+            rf"x: cannot decode '.*a\{file.suffix}' as {file.suffix[1:]}: "
+            r'.*(?:pickle|Python object).*Write the file again'
+        )
+        with pytest.raises(ValueError, match=pattern):
             load(dict(x=dict(channels=1)), dict(x=str(file)))
 
 
@@ -235,11 +201,15 @@ def test_a_tif_that_opencv_decodes_wrongly_without_tifffile(tmp_path, monkeypatc
 
 
 def test_something_else_than_an_image(tmp_path):
-    for array in (np.float32(3), np.array([['a', 'b']]), np.zeros((0, 4)), np.zeros(4)):
+    for array, held in (
+        (np.float32(3), r'float32 of the shape \(\)'),
+        (np.array([['a', 'b']]), r'<U1 of the shape \(1, 2, 1\)'),
+        (np.zeros((0, 4)), r'float64 of the shape \(0, 4, 1\)'),
+        (np.zeros(4), r'float64 of the shape \(4,\)'),
+    ):
         path = write(tmp_path / 'a.npy', array)
-        with pytest.raises(
-            ValueError, match=r"a\.npy' holds .*expected numbers.*Write"
-        ):
+        pattern = rf"x: the file '.*a\.npy' holds {held}, expected numbers.*Write the"
+        with pytest.raises(ValueError, match=pattern):
             load(dict(x=dict(channels=1)), dict(x=path))
 
 
@@ -260,161 +230,6 @@ def test_sizes_that_differ(tmp_path):
     with pytest.raises(ValueError, match=pattern):
         load(modalities, paths)
     assert load(modalities, paths, resize_to='rgb')['img'].shape == (6, 8, 5)
-
-
-# --------------------------------------------------------------------------------------
-# Channel mismatch between file, layout, preprocessor and first convolution: which one,
-# and the line to change. (First convolution: with the backbones below.)
-# --------------------------------------------------------------------------------------
-
-
-def test_channels_of_file_and_layout(tmp_path):
-    path = write(tmp_path / 'a.png', np.zeros((6, 8, 3), np.uint8))
-    pattern = (
-        r"depth: the file '.*a\.png' has the shape \(6, 8, 3\).*says channels=1.*"
-        r"modalities\['depth'\]\['channels'\]=3"
-    )
-    with pytest.raises(ValueError, match=pattern):
-        load(dict(depth=dict(channels=1)), dict(depth=path))
-    path = write(tmp_path / 'b.png', np.zeros((6, 8, 4), np.uint8))
-    with pytest.raises(ValueError, match=r"\['channels'\]=4 and order=None"):
-        load(dict(rgb=RGB), dict(rgb=path))
-    path = write(tmp_path / 'c.npy', np.zeros((5, 6, 8), np.uint8))
-    with pytest.raises(ValueError, match=r'\(C, H, W\): save array\.transpose'):
-        load(dict(x=dict(channels=5)), dict(x=path))
-
-
-def test_type_of_file_and_layout(tmp_path):
-    path = write(tmp_path / 'a.png', np.zeros((6, 8), np.uint16))
-    pattern = (
-        r"'.*a\.png' stores uint16, but the layout says dtype='uint8'.*"
-        r"modalities\['x'\]\['dtype'\]='uint16'"
-    )
-    with pytest.raises(ValueError, match=pattern):
-        load(dict(x=dict(channels=1, dtype='uint8')), dict(x=path))
-
-
-def test_a_stock_transform_on_the_whole_stack(tmp_path):
-    """PhotoMetricDistortion makes three channels of four, without a word."""
-    paths = dict(
-        rgb=write(tmp_path / 'a.png', np.zeros((6, 8, 3), np.uint8)),
-        nir=write(tmp_path / 'nir.png', np.ones((6, 8), np.uint8)),
-    )
-    modalities = dict(rgb=RGB, nir=dict(channels=1, dtype='uint8'))
-    distort = MMSEG_TRANSFORMS.build(dict(type='PhotoMetricDistortion'))
-    pattern = (
-        r"PackXModalInputs \('.*a\.png'\) got a stack of 3 uint8 channels.*makes 4 "
-        r'uint8.*PhotoMetricDistortion.*Wrap it.*OnModalities.*\[.rgb.\]'
-    )
-    refused = 0
-    for seed in range(10):
-        np.random.seed(seed)  # noqa: NPY002
-        sample = distort(load(modalities, paths))
-        # A draw without saturation and hue touches the values only.
-        if sample['img'].shape[-1] == 3:
-            refused += 1
-            with pytest.raises(ValueError, match=pattern):
-                PackXModalInputs()(sample)
-    assert refused
-
-
-def test_channels_of_stack_and_preprocessor():
-    modalities = dict(rgb=RGB, depth=dict(channels=1, dtype='uint8', invalid=0))
-    preprocessor = MODELS.build(
-        dict(type='mmseg_xmodal.ModalityPreprocessor', modalities=modalities)
-    )
-    pattern = (
-        r'ModalityPreprocessor .* got a stack of 3 uint8 channels.*'
-        r'ModalityLayout\(rgb=3, depth=1\) makes 5 uint8.*names=\[.rgb.\].*'
-        r'`modalities` dicts .* give both the same'
-    )
-    with pytest.raises(ValueError, match=pattern):
-        preprocessor(dict(inputs=[torch.zeros(3, 4, 4, dtype=torch.uint8)]))
-
-
-def test_values_in_a_unit_that_became_uint8():
-    """Three float channels of depth pass a stock transform by number, not by type."""
-    preprocessor = MODELS.build(
-        dict(
-            type='mmseg_xmodal.ModalityPreprocessor',
-            modalities=dict(normals=dict(channels=2)),
-        )
-    )
-    with pytest.raises(ValueError, match=r'3 uint8 channels.*3 float32.*OnModalities'):
-        preprocessor(dict(inputs=[torch.zeros(3, 4, 4, dtype=torch.uint8)]))
-
-
-# --------------------------------------------------------------------------------------
-# Label id outside the classes: id, file, count.
-# --------------------------------------------------------------------------------------
-
-
-def test_a_label_outside_the_classes(tmp_path):
-    labels = np.array([[0, 1, 2], [3, 3, 255], [9, 2, 1]], np.uint8)
-    pattern = (
-        r"label map '.*labels/a\.png'.*3 classes \(0 to 2, ignore_index=255\): "
-        r'id 3 \(2 pixels\), id 9 \(1 pixels\)\. .*metainfo\.classes.*reduce_zero_label'
-    )
-    with pytest.raises(ValueError, match=pattern):
-        label_sample(tmp_path, labels)
-
-
-def test_the_ignored_label_is_the_configured_one(tmp_path):
-    labels = np.array([[0, 1, 2], [9, 9, 9]], np.uint8)
-    assert label_sample(tmp_path, labels, ignore_index=9)['inputs'].shape == (3, 2, 3)
-    labels[0, 0] = 255
-    with pytest.raises(ValueError, match=r'ignore_index=9\): id 255 \(1 pixels\)'):
-        label_sample(tmp_path, labels, ignore_index=9)
-
-
-# --------------------------------------------------------------------------------------
-# NaN or inf in a float modality: invalid, counted; or an error with strict=True.
-# --------------------------------------------------------------------------------------
-
-
-def test_nan_and_infinity(tmp_path):
-    array = np.ones((4, 5, 2), np.float32)
-    array[0, 0, 0], array[1, 1, 1], array[2, 2] = np.nan, np.inf, -np.inf
-    paths = dict(x=write(tmp_path / 'a.npy', array))
-    modalities = dict(x=dict(channels=2))
-    results = load(modalities, paths)
-    assert results['nonfinite_counts'] == dict(x=3)
-    validity = results['img'][..., 2]
-    assert np.argwhere(validity == 0).tolist() == [[0, 0], [1, 1], [2, 2]]
-    assert np.isfinite(results['img']).all()
-    with pytest.raises(ValueError, match=r"x: 3 of 20 .*a\.npy'.*set strict=False"):
-        load(modalities, paths, strict=True)
-
-
-@pytest.mark.parametrize(
-    ('value', 'dtype', 'scale'),
-    [(-1.797e308, np.float64, 1.0), (3e38, np.float32, 10.0)],
-)
-def test_numbers_that_overflow_float32_are_invalid(tmp_path, value, dtype, scale):
-    array = np.ones((2, 2), dtype)
-    array[0, 1] = value
-    path = write(tmp_path / 'dem.npy', array)
-    modalities = dict(dem=dict(channels=1, scale=scale))
-    results = load(modalities, dict(dem=path))
-    assert results['nonfinite_counts'] == {'dem': 1}
-    assert results['img'][0, 1].tolist() == [0, 0]
-    assert np.isfinite(results['img']).all()
-    with pytest.raises(ValueError, match=r'dem: 1 of 4 pixels.*strict=False'):
-        load(modalities, dict(dem=path), strict=True)
-
-
-def test_nan_is_reported_once(tmp_path, monkeypatch):
-    array = np.full((2, 2), np.nan, np.float32)
-    array[0, 0] = 1
-    paths = dict(x=write(tmp_path / 'a.npy', array))
-    transform = LoadModalities(dict(x=dict(channels=1)))
-    messages: list[str] = []
-    monkeypatch.setattr(loading, 'print_log', lambda m, **_: messages.append(m))
-    for _ in range(3):
-        transform(dict(modality_paths=paths))
-    assert len(messages) == 1
-    assert 'x: 3 of 4 pixels are NaN or infinite in' in messages[0]
-    assert 'strict=True' in messages[0]
 
 
 # --------------------------------------------------------------------------------------

@@ -41,6 +41,27 @@ def test_preprocessor_and_backbone_with_other_modalities(config):
 
 
 # --------------------------------------------------------------------------------------
+# First convolution of a backbone that sets its channels by itself.
+# --------------------------------------------------------------------------------------
+def test_first_convolution_of_another_width():
+    modalities = dict(rgb=THREE['rgb'], depth=dict(channels=1))
+    backbone = dict(type='mmseg.ResNet', depth=18, in_channels=3)
+    pattern = (
+        r'backbone config says in_channels=3, but its .*rgb.*depth.*4 channels in all.*'
+        r'Remove in_channels .*or change `modalities` or `streams`'
+    )
+    with pytest.raises(ValueError, match=pattern):
+        MODELS.build(
+            dict(
+                type='mmseg_xmodal.MultiStreamBackbone',
+                modalities=modalities,
+                streams=dict(early=['rgb', 'depth']),
+                backbone=backbone,
+            )
+        )
+
+
+# --------------------------------------------------------------------------------------
 # A batch whose labels are all ignored: finite zero loss, training goes on.
 # --------------------------------------------------------------------------------------
 @pytest.mark.parametrize('avg_non_ignore', [False, True])

@@ -88,6 +88,7 @@ NECKS = {
 NEEDS = dict(TimmStream=['timm'], HFStream=['transformers'])
 ELSEWHERE = {
     'ModalityPreprocessor',
+    'MultiScaleDeformableAttention',
     'StackStreams',
     'XModalTTAModel',
     'OHEMCrossEntropyLoss',

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import Compose
+from mmcv.transforms import Compose, LoadAnnotations
 from mmengine import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import TRANSFORMS
 from mmseg.apis import init_model
 from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
@@ -93,7 +94,17 @@ def build_pipeline(cfg: Config) -> Compose:
             f"The config has the keys {sorted(cfg)}, but no 'test_pipeline'. State it "
             'at top level and refer to it in test_dataloader.dataset.pipeline.'
         )
-    return Compose([t for t in transforms if 'Annotation' not in t['type']])
+    return Compose([t for t in transforms if not _loads_labels(t)])
+
+
+def _loads_labels(transform: Any) -> bool:
+    """Whether a config, or a transform itself, reads the labels and nothing else."""
+    kind = transform['type'] if isinstance(transform, Mapping) else type(transform)
+    if isinstance(kind, str):
+        with TRANSFORMS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    # An unknown name is None here; building it says so.
+    return isinstance(kind, type) and issubclass(kind, LoadAnnotations)
 
 
 def sample_info(sample: Any, layout: ModalityLayout) -> dict[str, Any]:

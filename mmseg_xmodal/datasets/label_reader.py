@@ -14,6 +14,7 @@ import numpy as np
 from mmcv.transforms import LoadAnnotations
 from mmengine.fileio import LocalBackend, get_file_backend
 
+from .transforms.labels import check_label_file
 from .transforms.target_specs import IGNORE
 from .transforms.targets import read_target
 
@@ -120,11 +121,13 @@ class LabelReader:
         """Pixels of each class in one sample, (C,), and pixels without a class.
 
         Raises:
-            ValueError: If the labels hold an id that is no class.
+            ValueError: If the labels hold an id that is no class, or ids beyond uint8.
         """
         path, number = self.files[index], len(self.classes)
         if path is None:
             return np.zeros(number, np.int64), 0
+        if self.key == LABEL_KEY:
+            check_label_file(path)
         leaf, place = _place(self.dataset, index)
         info = leaf.get_data_info(place)
         ignore = info.get('ignore_index', IGNORE) if self.key == LABEL_KEY else IGNORE

@@ -12,11 +12,11 @@ from mmseg.datasets import BaseSegDataset
 from mmseg_xmodal.registry import DATASETS
 from mmseg_xmodal.structures import DomainOntology, ModalityLayout
 
+from .folders import LABELS, check_keys, folders_of
 from .samplers import RareClassIndex, SeededIndex, seeded_rng
 from .transforms.sample_source import SampleSource
 from .transforms.stack import ModalitiesCfg
 
-LABELS = 'seg_map_path'
 _SHOWN = 20
 
 
@@ -32,8 +32,9 @@ class MultiModalSegDataset(BaseSegDataset):
         modalities: The config's ``modalities``.
         data_prefix: Folder of each modality, by default its name, and, under
             ``seg_map_path``, of the labels: left out or None makes an unlabelled set.
-            A named data set knows its folders and suffixes (``FOLDERS``,
-            ``SUFFIXES``); what is given here replaces them one by one.
+            None for a modality that may be missing says that no sample has it. A named
+            data set knows its folders and suffixes (``FOLDERS``, ``SUFFIXES``); what is
+            given here replaces them one by one.
         split: Folder inside each of these, such as ``'train'``.
         suffixes: End of the file names by modality, and ``seg_map`` for the labels.
             Defaults to ``'.png'`` for those left out. Two modalities may share a folder
@@ -47,9 +48,10 @@ class MultiModalSegDataset(BaseSegDataset):
 
     Raises:
         FileNotFoundError: If folders or files are missing: all of them in one error. A
-            modality with ``may_be_missing=True`` may lack files; its path is None then.
-        ValueError: If ``data_prefix`` or ``suffixes`` have unknown or missing keys, or
-            the ontology does not know a class.
+            modality with ``may_be_missing=True`` may lack files, but not all of them;
+            its path is None then.
+        ValueError: If ``data_prefix`` or ``suffixes`` have unknown or missing keys, a
+            required modality has no folder, or the ontology does not know a class.
     """
 
     FOLDERS: ClassVar[Mapping[str, str]] = {}
@@ -68,14 +70,11 @@ class MultiModalSegDataset(BaseSegDataset):
     ) -> None:
         self.layout = ModalityLayout.build(modalities)
         prefix, suffixes = dict(data_prefix or {}), dict(suffixes or {})
-        given = {k: v for k, v in prefix.items() if v is not None}
-        self._check_keys('data_prefix', given, LABELS)
-        self._check_keys('suffixes', suffixes, 'seg_map')
+        check_keys('data_prefix', prefix, self.layout, LABELS)
+        folders = folders_of(self.layout, {**self.FOLDERS, **prefix})
+        check_keys('suffixes', suffixes, self.layout, 'seg_map')
         suffixes = {**self.SUFFIXES, **suffixes}
-        folders = {name: self.FOLDERS.get(name, name) for name in self.layout.names}
-        if LABELS in self.FOLDERS and LABELS not in prefix:
-            folders[LABELS] = self.FOLDERS[LABELS]
-        folders |= given
+        self._nowhere: set[str] = set()
         prefixes = {k: osp.join(p, split) if split else p for k, p in folders.items()}
         self.suffixes = {n: suffixes.get(n, '.png') for n in self.layout.names}
         self.suffixes[LABELS] = suffixes.get('seg_map', '.png')
@@ -108,20 +107,12 @@ class MultiModalSegDataset(BaseSegDataset):
         """What a subclass pairs besides modalities and labels, with its suffixes."""
         return {}
 
-    def _check_keys(self, argument: str, got: Mapping[str, Any], extra: str) -> None:
-        unknown = sorted(set(got) - {*self.layout.names, extra})
-        if unknown:
-            raise ValueError(
-                f'{argument} has the keys {unknown}, expected modalities '
-                f'{list(self.layout.names)} or {extra!r}. Correct {argument} or add '
-                'the modality to `modalities`.'
-            )
-
     @property
     def _main(self) -> str:
         """The modality whose path stock hooks and metrics read as ``img_path``."""
-        colour = [m.name for m in self.layout if m.order is not None]
-        return (colour or list(self.layout.names))[0]
+        there = [m for m in self.layout if m.name in self.data_prefix]
+        colour = [m.name for m in there if m.order is not None]
+        return (colour or [m.name for m in there])[0]
 
     def load_data_list(self) -> list[dict]:
         """Pair the files of all modalities.
@@ -183,13 +174,13 @@ class MultiModalSegDataset(BaseSegDataset):
         self, stems: Sequence[str], found: Mapping[str, set[str]]
     ) -> None:
         """List everything that is missing in one error."""
+        self._nowhere = {key for key in found if not found[key] & set(stems)}
         required = [k for k in found if not self._may_lack(k)]
         missing = {k: [s for s in stems if s not in found[k]] for k in required}
-        if not set(required) & set(self.layout.names):
-            nothing = [
-                s for s in stems if all(s not in found[n] for n in self.layout.names)
-            ]
-            missing[self._main] = nothing
+        modalities = found.keys() & set(self.layout.names)
+        if not modalities & set(required):
+            some = set().union(*(found[name] for name in modalities))
+            missing[self._main] = [s for s in stems if s not in some]
         missing = {key: lacking for key, lacking in missing.items() if lacking}
         if stems and not missing:
             return
@@ -209,7 +200,13 @@ class MultiModalSegDataset(BaseSegDataset):
         )
 
     def _may_lack(self, key: str) -> bool:
-        """Whether samples may lack the file of ``key``."""
+        """Whether samples may lack the file of ``key``.
+
+        What no sample at all has is a wrong path.
+        """
+        return self._is_optional(key) and key not in self._nowhere
+
+    def _is_optional(self, key: str) -> bool:
         return key != LABELS and self.layout[key].may_be_missing
 
     def _folder_line(self, key: str, stems: set[str]) -> str:
@@ -229,7 +226,8 @@ class MultiModalSegDataset(BaseSegDataset):
         return (
             'Correct data_root, data_prefix or suffixes, add the files, list the '
             'complete samples in ann_file, or, for a modality that samples may lack, '
-            'set modalities[name][may_be_missing]=True.'
+            'set modalities[name][may_be_missing]=True; for one of these that no '
+            'sample of this data set has, data_prefix=dict(NAME=None).'
         )
 
     def _path(self, key: str, stem: str) -> str:
@@ -237,7 +235,7 @@ class MultiModalSegDataset(BaseSegDataset):
 
     def _data_info(self, stem: str, found: Mapping[str, set[str]]) -> dict:
         paths = {
-            name: self._path(name, stem) if stem in found[name] else None
+            name: self._path(name, stem) if stem in found.get(name, ()) else None
             for name in self.layout.names
         }
         first = paths[self._main] or next(p for p in paths.values() if p is not None)
@@ -294,8 +292,7 @@ class MultiModalSegDataset(BaseSegDataset):
         except (OSError, SyntaxError) as error:
             if getattr(error, 'errno', None) is not None:
                 raise  # the system's: no permission, too many open files
-            # Pillow's words for a damaged file, which LoadAnnotations passes on
-            # without the path. LoadModalities names its files itself.
+            # Pillow's words, without the path. LoadModalities names its files itself.
             info = self.get_data_info(position)
             raise ValueError(
                 f'A file of the sample {info["img_path"]!r} cannot be decoded, most '

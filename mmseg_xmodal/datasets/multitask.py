@@ -79,7 +79,6 @@ class MultiTaskDataset(MultiModalSegDataset):
         self._boxes: dict[str, CocoBoxes] = {}
         self._names: dict[str, Mapping[str, Any]] = {}
         self._bad: dict[str, list[str]] = {}
-        self._nowhere: set[str] = set()
         super().__init__(modalities, split=split, **kwargs)
         # Metrics and panels name classes and units by it.
         self._metainfo['targets'] = {
@@ -163,21 +162,11 @@ class MultiTaskDataset(MultiModalSegDataset):
         files = {key: s for key, s in found.items() if not self._is_listed(key)}
         return super()._wanted_stems(files)
 
-    def _check_complete(
-        self, stems: Sequence[str], found: Mapping[str, set[str]]
-    ) -> None:
-        self._nowhere = {key for key in found if not found[key] & set(stems)}
-        super()._check_complete(stems, found)
-
-    def _may_lack(self, key: str) -> bool:
+    def _is_optional(self, key: str) -> bool:
         spec = self._target(key)
-        if spec is None:
-            may = self.seg_may_be_missing if key == LABELS else super()._may_lack(key)
-        else:
-            may = spec.may_be_missing
-        # A target that nobody has is a wrong path, not a partial label.
-        target = spec is not None or key == LABELS
-        return may and not (target and key in self._nowhere)
+        if spec is not None:
+            return spec.may_be_missing
+        return self.seg_may_be_missing if key == LABELS else super()._is_optional(key)
 
     def _folder_line(self, key: str, stems: set[str]) -> str:
         if not self._is_listed(key):

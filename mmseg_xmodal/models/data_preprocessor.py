@@ -23,6 +23,10 @@ __all__ = ['ModalityPreprocessor']
 class ModalityPreprocessor(BaseDataPreprocessor):
     """Normalise each modality, mark what is real, pad, and make one batch.
 
+    It does not see the backbone: one of mmseg's needs
+    ``in_channels=layout.input_channels(validity)``; those of this package take the same
+    ``modalities`` dict and check the channels.
+
     Values arrive multiplied by their validity, and stock geometry has mixed both with
     the same weights. Dividing gives normalised interpolation: no invalid value reaches
     a valid pixel. A pixel counts as valid where its validity exceeds
@@ -146,9 +150,12 @@ class ModalityPreprocessor(BaseDataPreprocessor):
                 ``batch_augments``; else ``test_cfg`` and ``kept_modalities`` hold.
 
         Returns:
-            ``inputs`` and ``data_samples``. Samples without labels pass through; all
-            get ``img_shape``, ``pad_shape`` and ``padding_size`` as mmseg's
-            ``stack_batch`` sets them.
+            ``inputs`` and ``data_samples``. In training all samples, also those
+            without labels, get ``img_shape``, ``pad_shape`` and ``padding_size`` as
+            mmseg's ``stack_batch`` sets them, and their truth is padded. In evaluation
+            truth and ``img_shape`` stay as they are, and ``pad_shape`` and
+            ``img_padding_size`` are set where ``test_cfg`` is given or something was
+            padded.
 
         Raises:
             ValueError: If the stack does not fit the layout, or a label map does not

@@ -78,11 +78,11 @@ def choose(
                 f'{op}: {source} got {choice!r}, expected one of '
                 f'{["auto", *offered]}: this operation has no other.'
             )
-        _check(op, choice, tensor, argument)
+        _check(op, choice, tensor, argument, source)
         if choice == 'triton' and unfit:
             raise ValueError(
                 f"{op}: {source} got 'triton', expected 'auto' or 'torch' here: "
-                f'{unfit}.'
+                f'{unfit}. {_remedy(source)}.'
             )
     _log_once(op, choice, reason)
     return choice
@@ -109,25 +109,33 @@ def _automatic(
     return 'torch', '; '.join(reasons) or 'it has no other'
 
 
-def _check(op: str, choice: str, tensor: Tensor, argument: str) -> None:
+def _remedy(source: str) -> str:
+    """How to get another back end than the one that ``source`` asks for."""
+    if source == ENVIRONMENT:
+        return f"Unset {ENVIRONMENT} or pass backend='torch'"
+    return "Use backend='torch'"
+
+
+def _check(op: str, choice: str, tensor: Tensor, argument: str, source: str) -> None:
     if choice == 'torch':
         return
     interpreted = choice == 'triton' and triton_interpreted()
     if not tensor.is_cuda and not interpreted:
         raise ValueError(
             f"{op}: {argument} got a tensor on '{tensor.device}', expected one on "
-            f"'cuda' for backend={choice!r}. Move it to a CUDA device or use "
-            "backend='torch'."
+            f"'cuda' for {source}={choice!r}. {_remedy(source)}, or move it to a CUDA "
+            'device.'
         )
     problem = triton_problem() if choice == 'triton' else mmcv_problem()
     if problem:
         raise RuntimeError(
-            f"{op}: backend got {choice!r}, expected 'auto' or 'torch' here: {problem}."
+            f"{op}: {source} got {choice!r}, expected 'auto' or 'torch' here: "
+            f'{problem}. {_remedy(source)}.'
         )
     if choice == 'triton' and tensor.dtype not in TRITON_DTYPES:
         raise TypeError(
             f'{op}: {argument} got {tensor.dtype}, expected one of '
-            f"{list(TRITON_DTYPES)} for backend='triton'. Use backend='torch'."
+            f"{list(TRITON_DTYPES)} for {source}='triton'. {_remedy(source)}."
         )
 
 

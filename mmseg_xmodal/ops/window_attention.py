@@ -25,6 +25,10 @@ def windowed_cross_attention(
     Windows at the right and bottom border may be incomplete; what is missing is no key.
     Shifted windows: roll the maps before and the result after.
 
+    Differentiable once: the fused kernels of ``scaled_dot_product_attention``, the one
+    for CPUs too, have no second derivative. Its plain form has: call this under
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` for gradients of gradients.
+
     Args:
         q: Queries.
         k: Keys of one map, or of M maps on an axis of their own.
@@ -42,8 +46,8 @@ def windowed_cross_attention(
         - output: (B, H, W, heads, Dv)
 
     Raises:
-        TypeError: For a mask that is not boolean, or differing dtypes.
-        ValueError: For shapes that do not add up.
+        TypeError: For a mask that is not boolean, or a dtype that does not fit.
+        ValueError: For shapes that do not add up, or tensors on several devices.
     """
     height, width = (window, window) if isinstance(window, int) else window
     _check(q, k, v, (height, width), key_mask)
@@ -111,35 +115,53 @@ def _check(
 ) -> None:
     name = 'windowed_cross_attention'
     if min(window) < 1:
-        raise ValueError(f'{name}: window got {window}, expected at least (1, 1).')
+        raise ValueError(
+            f'{name}: window got {window}, expected at least (1, 1). Pass its height '
+            'and width in places.'
+        )
     if q.dim() != 5:
         raise ValueError(
             f'{name}: q got the shape {tuple(q.shape)}, expected 5 axes '
-            '(B, H, W, heads, D).'
+            '(B, H, W, heads, D). Move the channels last and split them into heads.'
         )
     b, h, w, heads, channels = q.shape
     maps = (k.shape[1],) if k.dim() == 6 else ()
     if tuple(k.shape) != (b, *maps, h, w, heads, channels):
         raise ValueError(
             f'{name}: k got the shape {tuple(k.shape)}, expected '
-            f'{(b, h, w, heads, channels)} as q, or one more axis M after the first.'
+            f'{(b, h, w, heads, channels)} as q, or one more axis M after the first. '
+            'Resize the map to that of q, and project it to the same heads.'
+        )
+    if 0 in maps:
+        raise ValueError(
+            f'{name}: k got the shape {tuple(k.shape)}, expected at least one map on '
+            'the axis M. Pass one, masked by key_mask where there is none.'
         )
     if tuple(v.shape[:-1]) != tuple(k.shape[:-1]):
         raise ValueError(
             f'{name}: v got the shape {tuple(v.shape)}, expected that of k '
-            f'{tuple(k.shape)} up to the channels.'
+            f'{tuple(k.shape)} up to the channels. Take both from the same maps.'
         )
-    if not q.dtype == k.dtype == v.dtype:
+    if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype:
         raise TypeError(
             f'{name}: q, k and v got {q.dtype}, {k.dtype} and {v.dtype}, expected one '
-            'dtype.'
+            'floating dtype. Convert them with .to().'
         )
+    for other, tensor in (('k', k), ('v', v), ('key_mask', key_mask)):
+        if tensor is not None and tensor.device != q.device:
+            raise ValueError(
+                f"{name}: {other} got a tensor on '{tensor.device}', expected "
+                f"'{q.device}' as q. Move it with .to()."
+            )
     if key_mask is None:
         return
     if key_mask.dtype != torch.bool:
-        raise TypeError(f'{name}: key_mask got {key_mask.dtype}, expected torch.bool.')
+        raise TypeError(
+            f'{name}: key_mask got {key_mask.dtype}, expected torch.bool. Compare it '
+            'first: true is a key.'
+        )
     if tuple(key_mask.shape) != (b, *maps, h, w):
         raise ValueError(
             f'{name}: key_mask got the shape {tuple(key_mask.shape)}, expected '
-            f'{(b, *maps, h, w)}.'
+            f'{(b, *maps, h, w)} as k. Give it one entry per key.'
         )

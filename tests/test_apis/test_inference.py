@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import LoadAnnotations
 from mmengine import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import INFERENCERS as ROOT_INFERENCERS
@@ -15,8 +16,17 @@ from mmengine.runner import Runner, save_checkpoint
 from mmseg.apis import MMSegInferencer, inference_model
 
 from mmseg_xmodal.apis import XModalInferencer, inference_xmodal, init_model
+from mmseg_xmodal.apis.inference import build_pipeline, sample_info
+from mmseg_xmodal.datasets.transforms import LoadLabels
+from mmseg_xmodal.structures import ModalityLayout
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'cmx_tiny.py'
+SHIPPED = Path(__file__).parents[2] / 'configs'
+LEAVES = sorted(
+    path.relative_to(SHIPPED).as_posix()
+    for path in SHIPPED.rglob('*.py')
+    if '_base_' not in path.parts
+)
 CLASSES = ('far', 'near', 'red', 'hole')
 PALETTE = [[60, 60, 60], [0, 160, 0], [220, 40, 40], [40, 40, 220]]
 
@@ -157,6 +167,35 @@ def test_config_without_test_pipeline_is_refused(model, rgbd_root, monkeypatch):
     monkeypatch.setattr(model, 'cfg', cfg)
     with pytest.raises(ValueError, match="no 'test_pipeline'.*top level"):
         inference_xmodal(model, files(rgbd_root, 0))
+
+
+def stored_array(modality) -> np.ndarray:
+    """What a file of a modality may hold."""
+    channels = 1 + max(modality.bands or (modality.channels - 1,))
+    return np.full((48, 256, channels), 7, modality.dtype)
+
+
+@pytest.mark.parametrize('name', LEAVES)
+def test_the_pipeline_of_every_config_takes_samples_without_labels(name):
+    cfg = Config.fromfile(SHIPPED / name)
+    model = cfg.model
+    while 'data_preprocessor' not in model:
+        model = model.members[0] if 'members' in model else model.student
+    layout = ModalityLayout.build(model.data_preprocessor.modalities)
+    sample = {modality.name: stored_array(modality) for modality in layout}
+    packed = build_pipeline(cfg)(sample_info(sample, layout))
+    assert packed['inputs'].shape[0] == layout.stack_channels
+    assert 'gt_sem_seg' not in packed['data_samples']
+
+
+@pytest.mark.parametrize('load', [LoadAnnotations, LoadLabels, LoadLabels()])
+def test_label_loading_is_left_out_also_as_a_class_or_an_object(load):
+    cfg = Config.fromfile(CONFIG)
+    steps = list(cfg.test_pipeline)
+    assert steps[-2].type == 'LoadAnnotations'
+    steps[-2] = dict(type=load) if isinstance(load, type) else load
+    built = build_pipeline(dict(test_pipeline=steps))
+    assert len(built.transforms) == len(steps) - 1
 
 
 def test_stock_inference_model_says_what_to_use(checkpoint, rgbd_root):

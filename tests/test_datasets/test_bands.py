@@ -40,6 +40,19 @@ def test_colour_lies_as_bgr_and_others_as_asked(path):
     assert other[0, 0].tolist() == [30, 0, 0]
 
 
+def test_colour_from_a_grey_file_and_without_its_alpha(path):
+    """The remedies that wrong channels of a colour name."""
+    rgb = dict(channels=3, order='rgb')
+    assert load(path, bands=[0, 1, 2], **rgb)[1, 1].tolist() == [20, 10, 0]
+    grey = path.with_name(f'grey{path.suffix}')
+    image = np.full((3, 4), 7, np.uint8)
+    if path.suffix == '.npy':
+        np.save(grey, image)
+    else:
+        cv2.imwrite(str(grey), image)
+    assert (load(grey, bands=[0, 0, 0], **rgb) == 7).all()
+
+
 def test_a_grey_image_is_repeated(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), np.full((3, 4), 7, np.uint8))
     img = load(tmp_path / 'a.png', channels=3, dtype='uint8', bands=[0, 0, 0])

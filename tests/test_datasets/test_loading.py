@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import sys
 
 import cv2
@@ -222,38 +221,6 @@ def test_arrays_in_place_of_files():
     assert np.array_equal(img[..., :3], COLOUR)
     assert np.array_equal(img[..., 3:6], COLOUR // 2)
     assert np.array_equal(img[..., 7], np.where(U8 > 0, 255, 0))
-
-
-class _FakeTifffile:
-    """Stands for the tifffile module: planar files come as (C, H, W)."""
-
-    class TiffFile:
-        def __init__(self, file):
-            self.data = file.read()
-            self.pages = [self]
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            return False
-
-        def asarray(self):
-            with Image.open(io.BytesIO(self.data)) as image:
-                return np.asarray(image)
-
-
-def test_a_tif_that_opencv_decodes_wrongly_goes_to_tifffile(tmp_path, monkeypatch):
-    """OpenCV multiplies 8 bit colours by an unassociated alpha."""
-    array = RNG.integers(0, 256, (6, 8, 4), dtype=np.uint8)
-    path = str(tmp_path / 'a.tif')
-    Image.fromarray(array).save(path)
-    wrong = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-    assert not np.array_equal(wrong[..., [2, 1, 0, 3]], array)
-    monkeypatch.setitem(sys.modules, 'tifffile', _FakeTifffile)
-    transform = LoadModalities(dict(x=dict(channels=4, dtype='uint8')))
-    img = transform(dict(modality_paths=dict(x=path)))['img']
-    assert np.array_equal(img, array)
 
 
 class _FakeExr:

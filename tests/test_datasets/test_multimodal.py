@@ -89,6 +89,71 @@ def test_a_modality_that_may_be_missing(own_root, modalities):
     assert dataset[3]['modality_paths']['depth'] is not None
 
 
+@pytest.mark.parametrize(
+    ('change', 'pattern'),
+    [
+        (
+            dict(data_prefix=dict(PREFIX, depth='dept/train')),
+            r'8 files are missing for 8 samples(.|\n)*'
+            r'depth: 0 files \*\.png in .*dept/train \(this folder does not exist\)',
+        ),
+        (
+            dict(suffixes=dict(depth='.tif')),
+            r"depth: 0 files \*\.tif in .*depth/train \(suffixes there: \['\.png'\]\)",
+        ),
+    ],
+)
+def test_a_modality_that_no_sample_has_is_a_wrong_path(
+    rgbd_root, modalities, change, pattern
+):
+    modalities['depth']['may_be_missing'] = True
+    kwargs = dict(data_root=str(rgbd_root), data_prefix=PREFIX, modalities=modalities)
+    remedy = r'(.|\n)*data_prefix=dict\(NAME=None\)'
+    with pytest.raises(FileNotFoundError, match=pattern + remedy):
+        MultiModalSegDataset(**{**kwargs, **change})
+
+
+@pytest.mark.parametrize('absent', ['depth', 'rgb'])
+def test_a_modality_that_is_stated_to_be_absent(rgbd_root, modalities, absent):
+    """Its folder is not looked at, though it is there."""
+    modalities[absent]['may_be_missing'] = True
+    pipeline = [
+        dict(type='mmseg_xmodal.LoadModalities'),
+        dict(type='LoadAnnotations'),
+        dict(type='mmseg_xmodal.PackXModalInputs'),
+    ]
+    kwargs = dict(data_root=str(rgbd_root), modalities=modalities)
+    prefix = {**PREFIX, absent: None}
+    dataset = MultiModalSegDataset(**kwargs, data_prefix=prefix, pipeline=pipeline)
+    assert len(dataset) == 8
+    (other,) = {'rgb', 'depth'} - {absent}
+    path = f'{rgbd_root}/{other}/train/003.png'
+    assert dataset.get_data_info(3)['modality_paths'] == {absent: None, other: path}
+    assert dataset.get_data_info(3)['img_path'] == path
+    stack = dataset[3]['inputs']
+    validity = dataset.layout.stack_validity_index(absent)
+    assert stack[dataset.layout.value_slice(absent)].eq(0).all()
+    assert stack[validity].eq(0).all()
+    with pytest.raises(FileNotFoundError, match=f'{other}: 0 files'):
+        MultiModalSegDataset(**kwargs, data_prefix={**prefix, other: 'nowhere'})
+
+
+def test_a_required_modality_cannot_be_absent(rgbd_root, modalities):
+    pattern = r"data_prefix\['depth'\] is None.*\['depth'\]\['may_be_missing'\]=True"
+    with pytest.raises(ValueError, match=pattern):
+        build_with(rgbd_root, modalities, depth=None)
+    for fields in modalities.values():
+        fields['may_be_missing'] = True
+    with pytest.raises(ValueError, match=r"None for every modality \['rgb', 'depth'\]"):
+        build_with(rgbd_root, modalities, depth=None, rgb=None)
+
+
+def build_with(root, modalities, **prefix):
+    return MultiModalSegDataset(
+        modalities, data_root=str(root), data_prefix={**PREFIX, **prefix}
+    )
+
+
 def test_img_path_falls_back_to_what_is_there(own_root, modalities):
     (own_root / 'rgb/train/002.png').unlink()
     modalities['rgb']['may_be_missing'] = True
@@ -190,6 +255,10 @@ def test_metainfo_holds_no_modality(rgbd_root, modalities):
     [
         (
             dict(data_prefix=dict(PREFIX, nir='nir')),
+            r"data_prefix has the keys \['nir'\]",
+        ),
+        (
+            dict(data_prefix=dict(PREFIX, nir=None)),
             r"data_prefix has the keys \['nir'\]",
         ),
         (dict(suffixes=dict(nir='.png')), r"suffixes has the keys \['nir'\]"),

@@ -16,6 +16,7 @@ from .helpers import load_arrays, run
 SEEDS = st.integers(0, 2**31 - 1)
 SIZES = st.tuples(st.integers(6, 24), st.integers(6, 24))
 FAST = settings(max_examples=40, deadline=None)
+ROTATED = 0  # what RandomRotate puts into the corners
 HOLE = 3  # stored value that means "no measurement" in this file
 
 
@@ -120,10 +121,13 @@ def test_every_modality_sees_the_same_geometry(folder, count, holes, dtype, size
 def test_values_stay_in_range_and_padding_is_no_value(
     folder, modalities, size, seed, crop
 ):
-    """Every valid pixel of the model's input lies within the valid input."""
+    """Every valid pixel of the model's input lies within the valid input.
+
+    Only a modality without a validity channel takes the corners of a rotation for real.
+    """
     fill = -7.0
     for field in modalities.values():
-        field.update(invalid=HOLE, fill=fill)
+        field['fill'] = fill
     arrays = arrays_for(modalities, size, seed)
     labels = np.zeros(size, np.uint8)
     sample = load_arrays(folder, modalities, arrays, labels)
@@ -140,13 +144,16 @@ def test_values_stay_in_range_and_padding_is_no_value(
     batch = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
     inputs = preprocessor(batch, training=True)['inputs']
     height, width = packed['inputs'].shape[-2:]
-    values, validity = sample['modality_layout'].split(inputs)
+    layout = sample['modality_layout']
+    values, validity = layout.split(inputs)
     # A uint8 stack rounds value x weight and weight (weight > 127.5 of 255) in the
     # resize and again in the rotation: (.5 + .5) * 255 / 127.5 = 2 levels each time.
     uint8 = packed['inputs'].dtype == torch.uint8
     tolerance = 4.0 if uint8 else 1e-3
     for name, array in arrays.items():
         real = array[(array != HOLE).all(-1)]
+        marked = layout.stack_validity_index(name) is not None
+        least = real.min() if marked else ROTATED
         valid = validity[name].bool()
         assert set(validity[name].unique().tolist()) <= {0.0, 1.0}
         assert not valid[..., height:, :].any()
@@ -154,11 +161,34 @@ def test_values_stay_in_range_and_padding_is_no_value(
         inside = values[name][..., :height, :width]
         shown = valid[..., :height, :width].expand_as(inside)
         if shown.any():
-            assert inside[shown].min() >= real.min() - tolerance
+            assert inside[shown].min() >= least - tolerance
             assert inside[shown].max() <= real.max() + tolerance
+        assert marked or shown.all()
         assert (inside[~shown] == fill).all()
         assert (values[name][..., height:, :] == -9).all()
         assert (values[name][..., width:] == -9).all()
+
+
+@pytest.mark.parametrize(
+    ('fields', 'marked'),
+    [
+        (dict(dtype='uint8'), False),
+        (dict(dtype='uint8', invalid=HOLE), True),
+        (dict(dtype='uint8', may_be_missing=True), True),
+        (dict(dtype='float32'), True),
+    ],
+)
+def test_the_corners_of_a_rotation(folder, fields, marked):
+    modalities = dict(x=dict(channels=1, fill=-7, **fields))
+    array = np.full((16, 16, 1), 100, fields['dtype'])
+    sample = load_arrays(folder, modalities, dict(x=array))
+    rotate = dict(type='RandomRotate', prob=1.0, degree=(45, 45))
+    packed = PackXModalInputs()(run(sample, [rotate]))
+    cfg = dict(type='mmseg_xmodal.ModalityPreprocessor', modalities=modalities)
+    preprocessor = MODELS.build(dict(cfg, validity=True))
+    batch = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
+    value, valid = preprocessor(batch)['inputs'][0, :, 0, 0].tolist()
+    assert (value, valid) == ((-7, 0) if marked else (ROTATED, 1))
 
 
 @FAST

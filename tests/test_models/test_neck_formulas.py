@@ -7,11 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_xmodal.models.layers.map_probe import watch
-from mmseg_xmodal.models.layers.masked_deformable import DeformableAttention
 from mmseg_xmodal.registry import MODELS
-from mmseg_xmodal.structures import PromptFeatures
 
-from .helpers import rand, randomise
+from .helpers import rand
 from .neck_cases import (
     CHANNELS,
     SIZES,
@@ -85,7 +83,18 @@ def test_a_level_may_pass_through_and_auto_is_global_at_the_end():
         ('global', dict(attention='local'), r"\['local', 'local'\].*criss_cross"),
         ('global', dict(attention=['global']), '1 entries, expected one value or 2'),
         ('global', dict(num_heads=3), 'num_heads=3 for 8 channels'),
-        ('cross', dict(reductions=[0, 1]), r'reductions=\[0, 1\], expected numbers'),
+        ('cross', dict(reductions=[0, 1]), r'reductions=\[0, 1\], expected whole'),
+        ('cross', dict(depth=0), 'AttentionNeck: depth=0, expected whole numbers from'),
+        ('deformable', dict(depth=0), 'DeformableFusionNeck: depth=0, expected whole'),
+        ('deformable', dict(points=0), 'points=0, expected whole.*Change `points` of'),
+        ('deformable', dict(embed_dims=0), 'embed_dims=0, expected whole'),
+        ('global', dict(depth=0), 'SelfAttentionNeck: depth=0, expected whole'),
+        ('windowed', dict(window=0), 'window=0, expected whole numbers from 1'),
+        ('windowed', dict(window=[7, None]), r'window=\[7, None\], expected whole'),
+        ('prompt', dict(depth=-1), 'PromptAttentionNeck: depth=-1, expected whole'),
+        ('prompt', dict(prompt_channels=0), 'prompt_channels=0, expected whole'),
+        ('gate', dict(hidden=0), 'AdaptiveGateNeck: hidden=0, expected whole'),
+        ('gate', dict(mlp_ratio=0), 'mlp_ratio=0, expected whole'),
         ('cross', dict(anchor=2), 'anchor=2, expected None or a.*from 0 to 1'),
         ('cross', dict(anchor=0, num_streams=1), 'num_streams=1, expected 2'),
         ('gate', dict(threshold=1.0), r'threshold=1.0, expected a number in \[0, 1\)'),
@@ -98,7 +107,80 @@ def test_settings_that_do_not_fit_are_refused(name, setting, message):
         build(name, **setting)
 
 
+@pytest.mark.parametrize('name', ['global', 'windowed', 'criss_cross', 'prompt'])
+def test_levels_that_do_not_fit_in_channels_are_refused(name):
+    levels = [level[0] for level in streams_of()]
+    message = (
+        r'level 1 has the shape \(2, 16, 3, 5\), expected \(B, 8, h, w\).*backbone'
+    )
+    with pytest.raises(ValueError, match=message):
+        build(name, in_channels=[8, 8])(levels)
+    with pytest.raises(ValueError, match='got 1 levels, but in_channels='):
+        build(name)(levels[:1])
+
+
+# ----------------------------------------------------------- attention of streams
+
+
+@pytest.mark.parametrize('side', [2, 3, 4, 20])
+@pytest.mark.parametrize('validity', [True, False])
+def test_keys_are_means_of_windows_over_what_is_valid(side, validity):
+    """Windows at the borders are smaller where the sides do not divide."""
+    block, (h, w) = build('cross', reductions=[side, 1]).levels[0][0], SIZES[0]
+    y = rand(2, 2, h * w, 8)
+    seen = rand(2, 2, h * w, seed=1) > 0.2
+    seen[0, 1] = False
+    keys, mask = block._keys(y, seen if validity else None, (h, w))
+    if not validity:
+        assert mask is None
+        seen, mask = torch.ones_like(seen), torch.ones(keys.shape[:2]).bool()
+    rows, columns = torch.arange(h * w) // w, torch.arange(h * w) % w
+    expected, some = [], []
+    for stream in range(2):
+        for top in range(0, h, side):
+            for left in range(0, w, side):
+                inside = (rows // side == top // side) & (
+                    columns // side == left // side
+                )
+                weight = (inside & seen[:, stream]).float()[..., None]
+                total, count = (y[:, stream] * weight).sum(1), weight.sum(1)
+                expected.append(total / count.clamp(min=1))
+                some.append(count[:, 0] > 0)
+    assert torch.equal(mask, torch.stack(some, 1))
+    torch.testing.assert_close(keys, torch.stack(expected, 1))
+    small = block.key_size((h, w))
+    assert keys.shape[1] == 2 * small[0] * small[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('validity', [True, False])
+def test_keys_have_a_deterministic_gradient_on_a_gpu(validity):
+    block, (h, w) = build('cross').cuda().levels[0][0], SIZES[0]
+    y = rand(2, 2, h * w, 8).cuda().requires_grad_()
+    seen = torch.ones(2, 2, h * w, dtype=torch.bool, device='cuda')
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        block._keys(y, seen if validity else None, (h, w))[0].sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    torch.testing.assert_close(y.grad.sum(), torch.tensor(2 * 2 * 5 * 3 * 8.0).cuda())
+
+
 # ---------------------------------------------------------------------- gates
+
+
+def test_a_compiled_pass_leaves_no_gates_of_an_earlier_one():
+    torch._dynamo.reset()
+    neck, inputs = build('gate'), stack(streams_of(), valid_of())
+    neck(inputs)
+    assert len(neck.last_gates) == 2
+    compiled = torch.compile(neck, backend='eager', fullgraph=True)
+    for _ in range(2):
+        compiled(inputs)
+        assert neck.last_gates == []
+        neck(inputs)
+        assert len(neck.last_gates) == 2
 
 
 def test_gates_sum_to_one_over_what_is_valid():
@@ -161,140 +243,3 @@ def test_the_largest_gate_stays_below_the_threshold():
     level = build('gate', 3, threshold=0.5).levels[0]
     gates = torch.tensor([[[0.3, 0.3, 0.4]]])
     assert torch.equal(level.shut(gates), torch.tensor([[[0.0, 0.0, 1.0]]]))
-
-
-# ----------------------------------------------------------------- deformable
-
-
-def test_deformable_attention_is_a_softmax_over_valid_cells():
-    """Every cell around every point is a key; invalid and outside ones are masked."""
-    torch.manual_seed(0)
-    attention = DeformableAttention(8, 2, 2, 3)
-    randomise(attention)
-    attention.sampling_offsets.weight.data.mul_(2)
-    sizes = [(4, 5), (2, 3)]
-    cells = 26
-    x, source = rand(1, 6, 8), rand(1, cells, 8, seed=1)
-    places = torch.rand(6, 2)
-    seen = (rand(1, cells, seed=2) > -0.3).float()
-    out, (locations, weights) = attention(x, places, source, seen, sizes)
-    value = attention.value_proj(source).view(cells, 2, 4)
-    expected = torch.zeros(6, 2, 4)
-    for q in range(6):
-        for head in range(2):
-            total, norm = torch.zeros(4), 0.0
-            for m, (h, w) in enumerate(sizes):
-                start = 20 * m
-                for p in range(3):
-                    px = locations[0, q, head, m, p, 0] * w - 0.5
-                    py = locations[0, q, head, m, p, 1] * h - 0.5
-                    for cy in (py.floor(), py.floor() + 1):
-                        for cx in (px.floor(), px.floor() + 1):
-                            if not (0 <= cy < h and 0 <= cx < w):
-                                continue
-                            cell = int(start + cy * w + cx)
-                            share = (1 - (py - cy).abs()) * (1 - (px - cx).abs())
-                            share = share * weights[0, q, head, m, p] * seen[0, cell]
-                            total = total + share * value[cell, head]
-                            norm = norm + float(share.detach())
-            expected[q, head] = total / norm if norm > 1e-6 else 0
-    expected = attention.output_proj(expected.view(1, 6, 8))
-    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_a_missing_map_with_large_logits_leaves_the_others_their_weight():
-    attention = DeformableAttention(8, 2, 2, 3)
-    attention.reset_parameters()
-    bias = attention.attention_weights.bias.data.view(2, 2, 3)
-    bias[:, 0] = 1000.0
-    seen = torch.ones(1, 26)
-    seen[:, :20] = 0
-    arguments = rand(1, 6, 8), torch.rand(6, 2), rand(1, 26, 8, seed=1), seen
-    out, sampled = attention(*arguments, [(4, 5), (2, 3)])
-    assert out.abs().sum() > 0
-    assert not sampled[1][:, :, :, 0].any()
-
-
-def test_the_points_find_a_shifted_partner():
-    """What the depth map holds two cells to the right can be read there."""
-    neck = build('deformable', anchor=0)
-    attention = neck.blocks[0].attn
-    attention.sampling_offsets.weight.data.zero_()
-    attention.sampling_offsets.bias.data.zero_()
-    attention.sampling_offsets.bias.data.view(2, 4, 2, 2)[:, 2, :, 0] = 2.0
-    bias = attention.attention_weights.bias.data.view(2, 4, 2)
-    attention.attention_weights.weight.data.zero_()
-    bias.zero_()
-    bias[:, 2] = 50.0  # the first level of the second stream
-    full = [[torch.ones(2, 1, *s)] * 2 for s in SIZES]
-    levels = streams_of()
-    before = neck(stack(levels, full))[0]
-    levels[0][1][:, :, 3, 6] += 1
-    after = neck(stack(levels, full))[0]
-    moved = (after - before).abs().sum((0, 1)) > 1e-4
-    assert moved.nonzero().tolist() == [[3, 4]]
-
-
-# --------------------------------------------------------------------- prompt
-
-
-def _prompt(mask: list[list[bool]] | None = None, seed: int = 3) -> PromptFeatures:
-    tokens = rand(2, 4, 12, seed=seed)
-    return PromptFeatures(tokens, None if mask is None else torch.tensor(mask))
-
-
-def test_the_prompt_matters_and_masked_tokens_do_not():
-    neck = build('prompt')
-    levels = [level[0] for level in streams_of()]
-    mask = [[True, True, False, False], [True, False, False, False]]
-    prompt = _prompt(mask)
-    out = neck(levels, prompt)[0]
-    assert not torch.allclose(out, neck(levels)[0])
-    assert not torch.allclose(out, neck(levels, _prompt(mask, seed=4))[0])
-    other = torch.where(prompt.mask[..., None], prompt.tokens, 9.0)
-    assert torch.equal(out, neck(levels, PromptFeatures(other, prompt.mask))[0])
-    short = PromptFeatures(prompt.tokens[:1, :2])
-    torch.testing.assert_close(out[:1], neck([x[:1] for x in levels], short)[0])
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_an_empty_prompt_changes_nothing_and_stays_finite(dtype):
-    neck = build('prompt').to(dtype)
-    levels = [level[0].to(dtype) for level in streams_of()]
-    prompt = _prompt([[False] * 4, [True] * 4]).to(dtype)
-    outs = neck(levels, prompt)
-    assert all(out.isfinite().all() for out in outs)
-    for blocks in neck.levels:
-        blocks[0].attn.proj.weight.data.zero_()
-    without = neck(levels, prompt)
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(outs, without, strict=True))
-    assert not torch.equal(outs[0][1], without[0][1])
-
-
-def test_learned_tokens_stay_connected_when_a_prompt_is_given():
-    neck = build('prompt').train()
-    levels = [level[0] for level in streams_of()]
-    sum(out.sum() for out in neck(levels, _prompt())).backward()
-    assert neck.tokens.grad is not None
-    assert not neck.tokens.grad.any()
-
-
-def test_prompts_that_do_not_fit_are_refused():
-    levels = [level[0] for level in streams_of()]
-    neck = build('prompt', num_tokens=0)
-    with pytest.raises(ValueError, match='no prompt and has num_tokens=0'):
-        neck(levels)
-    with pytest.raises(ValueError, match=r'\(2, 4, 5\), expected \(2, N, 12\)'):
-        neck(levels, PromptFeatures(torch.zeros(2, 4, 5)))
-    with pytest.raises(ValueError, match=r'tokens has the shape \(4, 5\)'):
-        PromptFeatures(torch.zeros(4, 5))
-    with pytest.raises(ValueError, match=r'mask is torch.int64 \(2, 4\)'):
-        PromptFeatures(torch.zeros(2, 4, 5), torch.ones(2, 4, dtype=torch.long))
-    with pytest.raises(ValueError, match=r'pooled has the shape \(2, 4\)'):
-        PromptFeatures(torch.zeros(2, 4, 5), pooled=torch.zeros(2, 4))
-
-
-def test_the_pooled_prompt_is_the_mean_of_the_real_tokens():
-    prompt = _prompt([[True, True, False, False], [False] * 4])
-    torch.testing.assert_close(prompt.pooled[0], prompt.tokens[0, :2].mean(0))
-    assert not prompt.pooled[1].any()

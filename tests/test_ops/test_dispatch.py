@@ -134,6 +134,31 @@ def test_the_environment_overrides_auto_only(monkeypatch):
         dispatch.choose('op', 'auto', FakeCuda(), OFFERED)
 
 
+@pytest.mark.parametrize('choice', ['triton', 'mmcv'])
+def test_the_environment_is_named_where_it_chose(monkeypatch, choice):
+    """The caller passed no ``backend``: to unset the variable is what helps."""
+    monkeypatch.setenv(dispatch.ENVIRONMENT, choice)
+    help_ = f'{dispatch.ENVIRONMENT}=.{choice}.*Unset {dispatch.ENVIRONMENT}'
+    with pytest.raises(ValueError, match=f'on .cpu., expected .*{help_}') as error:
+        dispatch.choose('op', 'auto', torch.zeros(1), OFFERED)
+    assert f'backend={choice!r}' not in str(error.value)
+    help_ = f'{dispatch.ENVIRONMENT} got .{choice}.*Unset {dispatch.ENVIRONMENT}'
+    installed(monkeypatch, triton=False, mmcv=False)
+    with pytest.raises(RuntimeError, match=help_):
+        dispatch.choose('op', 'auto', FakeCuda(), OFFERED)
+
+
+def test_the_environment_is_named_for_a_dtype_and_for_sizes(monkeypatch):
+    installed(monkeypatch, triton=True, mmcv=True)
+    monkeypatch.setenv(dispatch.ENVIRONMENT, 'triton')
+    help_ = f'Unset {dispatch.ENVIRONMENT}'
+    with pytest.raises(TypeError, match=f'float64, expected .*{help_}') as error:
+        dispatch.choose('op', 'auto', FakeCuda(torch.float64), OFFERED)
+    assert "backend='triton'" not in str(error.value)
+    with pytest.raises(ValueError, match=f'too wide. {help_}'):
+        dispatch.choose('op', 'auto', FakeCuda(), OFFERED, unfit='too wide')
+
+
 def test_the_environment_names_what_an_operation_lacks(monkeypatch, caplog):
     """The variable speaks to all operations: one without mmcv chooses by itself."""
     installed(monkeypatch, triton=True, mmcv=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -101,27 +103,92 @@ def test_gradcheck(m):
         assert torch.autograd.gradgradcheck(call, tensors)
 
 
+def results(q, k, v, mask, cotangent, **options):
+    """Output, weights and gradients; the weights have a gradient too."""
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    out, weights = modality_attention(*leaves, mask, return_weights=True, **options)
+    loss = (out * cotangent.to(out)).sum() + weights.square().sum()
+    return [out, weights, *torch.autograd.grad(loss, leaves)]
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('m', [2, 3])
-def test_half_precision(m, dtype):
+@pytest.mark.parametrize('m', [1, 2, 3])
+@pytest.mark.parametrize('masked', [False, True])
+def test_half_precision_rounds_once(m, dtype, masked):
+    """Products and sums are float32: one rounding of each result is left."""
     q, k, v = inputs(m, n=50, dtype=dtype)
-    got = modality_attention(q, k, v)
-    want = modality_attention(q.double(), k.double(), v.double())
+    mask = torch.rand(2, m, 50, generator=torch.Generator().manual_seed(1)) > 0.3
+    mask = mask if masked else None
+    cotangent = inputs(m, n=50, dtype=torch.bfloat16)[0].flip(1)  # exact in both
+    got = results(q, k, v, mask, cotangent)
+    want = results(q.double(), k.double(), v.double(), mask, cotangent)
+    assert [x.dtype for x in got] == [dtype, torch.float32, dtype, dtype, dtype]
     eps = torch.finfo(dtype).eps
-    assert got.dtype == dtype
-    torch.testing.assert_close(got.double(), want, rtol=8 * eps, atol=8 * eps)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=eps / 2, atol=4e-6)
+
+
+@pytest.mark.parametrize('m', [1, 2, 3])
+def test_products_beyond_float16(m):
+    """Of queries and keys, and of gradients and values; 65504 is the largest."""
+    generator = torch.Generator().manual_seed(0)
+    # Integers, so that sums of products are exact in float32.
+    offset = torch.randint(0, 3, (2, m, 9, 2, 32), generator=generator).double()
+    sign = torch.tensor([1.0, -1.0]).repeat(16)
+    q = torch.full((2, 9, 2, 32), 300.0).double()
+    k, v = 300 + offset, 300 * sign + offset.flip(2)
+    assert (q[:, None] * k).sum(-1).min() > 65504
+    want = results(q, k, v, None, q, scale=1e-4)
+    got = results(*(x.half() for x in (q, k, v)), None, q, scale=1e-4)
+    # Terms of up to 300 cancel one another in the float32 sums of gradients.
+    for a, b, atol in zip(got, want, (0, 0, 3e-4, 3e-4, 3e-4), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=2**-11, atol=atol)
+
+
+def test_keys_further_apart_than_float16_reaches():
+    """Two keys are subtracted from one another: in float32, too."""
+    q, v = torch.ones(1, 1, 1, 1).half(), torch.ones(1, 2, 1, 1, 1).half()
+    k = torch.tensor([6e4, -6e4]).half().view(1, 2, 1, 1, 1)
+    _, weights = modality_attention(q, k, v, scale=2**-17, return_weights=True)
+    want = (k.double() * 2**-17).softmax(1)
+    torch.testing.assert_close(weights.flatten().double(), want.flatten())
 
 
 @pytest.mark.parametrize('m', [2, 3])
-def test_no_copy_of_all_modalities(m):
+def test_gradients_of_gradients_in_half_precision(m):
+    """Through mixed dtypes: rounded values and first gradients are differentiated."""
+
+    def second(q, k, v):
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        out = modality_attention(*leaves)
+        first = torch.autograd.grad(out.sum(), leaves, create_graph=True)
+        loss = sum(x.square().sum(dtype=torch.float64) for x in first)
+        return torch.autograd.grad(loss, leaves)
+
+    tensors = inputs(m, dtype=torch.bfloat16)
+    eps = torch.finfo(torch.bfloat16).eps
+    wide = [x.double() for x in tensors]
+    for a, b in zip(second(*tensors), second(*wide), strict=True):
+        # First gradients, what is differentiated, and the result are rounded.
+        size = b.abs().max().item()
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=eps * size)
+
+
+@pytest.mark.parametrize('m', [2, 3, 4])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_no_copy_of_all_modalities(m, dtype):
     """The stacked form copies keys and values; here one product exists at a time."""
     generator = torch.Generator().manual_seed(0)
-    q = torch.randn(2, 2048, 4, 16, generator=generator)
-    k, v = (torch.randn(2, m, 2048, 4, 16, generator=generator) for _ in range(2))
+    q = torch.randn(2, 2048, 4, 16, generator=generator).to(dtype)
+    k, v = (
+        torch.randn(2, m, 2048, 4, 16, generator=generator).to(dtype) for _ in range(2)
+    )
     size = q.numel() * 4
     ours = peak_bytes(lambda: modality_attention(q, k, v), 'cpu')
-    assert 0 < ours < 3 * size
-    assert peak_bytes(lambda: modality_stacked(q, k, v), 'cpu') > 2 * m * size
+    # A CPU converts what is multiplied by a float32 first: one more, for any m.
+    assert 0 < ours < (3 if dtype == torch.float32 else 3.5) * size
+    if dtype == torch.float32:
+        assert peak_bytes(lambda: modality_stacked(q, k, v), 'cpu') > 2 * m * size
 
 
 Q, K, V = inputs(3)
@@ -129,6 +196,13 @@ BAD = {
     'axes': (dict(q=Q[0]), ValueError, 'q got .* expected 4 axes'),
     'number': (dict(v=V[:, 1:]), ValueError, 'k and v got 3 and 2 modalities'),
     'none': (dict(k=[], v=[]), ValueError, 'at least 1'),
+    'one': (
+        dict(k=K[:, 0]),
+        ValueError,
+        r'k got one tensor of the shape \(2, 5, 2, 4\), expected 5 axes',
+    ),
+    'integer': (dict(q=Q.long()), TypeError, 'q got torch.int64, expected a floating'),
+    'device': (dict(v=V.to('meta')), ValueError, r"v\[0\] got tensors on .*'meta'"),
     'keys': (dict(k=K[:, :, 1:]), ValueError, r'k\[0\] got the shape'),
     'values': (dict(v=V[:, :, 1:]), ValueError, r'v\[0\] got the shape'),
     'dtype': (dict(k=K.half()), TypeError, r'k\[0\] and v\[0\] got torch.float16'),
@@ -140,5 +214,7 @@ BAD = {
 @pytest.mark.parametrize('case', BAD, ids=list(BAD))
 def test_bad_input(case):
     change, error, message = BAD[case]
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         modality_attention(**{**dict(q=Q, k=K, v=V), **change})
+    # What was got, what was expected, and then what to change.
+    assert re.search(r' got .* expected .*\. [A-Z].*\.$', str(caught.value))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from mmseg_xmodal.ops import multi_scale_deformable_attention
-from mmseg_xmodal.ops.msda import reference
+from mmseg_xmodal.ops.msda import mmcv_backend, reference
 
 from .inputs import LEVELS, msda_by_grid_sample, msda_inputs
 
@@ -19,6 +21,7 @@ CASES = {
     'empty levels': dict(shapes=[(0, 3), (4, 5), (2, 0)]),
     'one place': dict(shapes=[(1, 1)], points=1, heads=1),
     'no query': dict(queries=0),
+    'no image': dict(batch=0),
 }
 
 
@@ -167,8 +170,19 @@ def test_blocks_change_nothing(monkeypatch, limit):
         torch.testing.assert_close(a, b)
 
 
-def test_composite_equals_the_operator():
-    inputs = msda_inputs(shapes=[(0, 2), *LEVELS])
+def test_mmcv_is_not_asked_for_no_image(monkeypatch):
+    """It divides the batch into steps, by a remainder."""
+    monkeypatch.setattr(mmcv_backend, '_extension', lambda: None)
+    value, locations, weights = inputs = msda_inputs(batch=0)
+    out = mmcv_backend.forward(value, LEVELS, locations, weights)
+    assert out.shape == (0, 7, 10)
+    grads_ = mmcv_backend.backward(out, value, LEVELS, locations, weights)
+    assert [x.shape for x in grads_] == [x.shape for x in inputs]
+
+
+@pytest.mark.parametrize('batch', [0, 2])
+def test_composite_equals_the_operator(batch):
+    inputs = msda_inputs(shapes=[(0, 2), *LEVELS], batch=batch)
     shapes = [(0, 2), *LEVELS]
     torch.testing.assert_close(
         reference.composite(inputs[0], shapes, *inputs[1:]),
@@ -222,4 +236,28 @@ def test_bad_input(case):
     value, locations, weights = change(*msda_inputs())
     with pytest.raises((ValueError, TypeError), match=message) as error:
         attend(value, LEVELS, locations, weights)
-    assert 'expected' in str(error.value)
+    # What was got, what was expected, and then what to change.
+    assert re.search(r' got .* expected .*\. [A-Z].*\.$', str(error.value))
+
+
+@pytest.mark.parametrize(
+    ('levels', 'got'),
+    [
+        ([(-2, -2), (7, 5)], r'\[\(-2, -2\), \(7, 5\)\], expected no negative side'),
+        ([5, 4, 3, 6, 1, 1], r'\[5, 4, 3, 6, 1, 1\], expected one pair'),
+        ([(5, 4, 3)], r'\[\(5, 4, 3\)\], expected one pair'),
+        (39, '39, expected one pair'),
+    ],
+)
+def test_bad_level_shapes(levels, got):
+    """Told apart from values of another size: (-2) * (-2) is 4 places, too."""
+    value, locations, weights = msda_inputs()
+    with pytest.raises(ValueError, match=rf'level_shapes got {got}.*\. Pa'):
+        attend(value, levels, locations, weights)
+
+
+def test_level_shapes_in_other_forms():
+    value, locations, weights = msda_inputs()
+    want = attend(value, LEVELS, locations, weights)
+    for levels in (torch.tensor(LEVELS), [list(x) for x in LEVELS], tuple(LEVELS)):
+        assert torch.equal(attend(value, levels, locations, weights), want)

@@ -15,37 +15,58 @@ from .inputs import LEVELS, msda_inputs
 FLAT = [side for shape in LEVELS for side in shape]
 
 
-def criss_cross_inputs(grad=False):
+def plain(x):
+    return x.clone()
+
+
+def turned(x):
+    """The same numbers, with the axes after the first laid out from last to first."""
+    axes = (0, *range(x.dim() - 1, 0, -1))
+    return x.permute(axes).contiguous().permute(axes)
+
+
+# The fakes promise strides: a view that keeps those of an input is another matter with
+# one image than with two.
+LAYOUTS = pytest.mark.parametrize('layout', [plain, turned])
+BATCHES = pytest.mark.parametrize('batch', [1, 2])
+
+
+def criss_cross_inputs(batch=2):
     torch.manual_seed(0)
-    sizes = [(2, 3, 4, 5), (2, 3, 4, 5), (2, 6, 4, 5)]
-    return [torch.randn(s, dtype=torch.float64, requires_grad=grad) for s in sizes]
+    sizes = [(batch, 3, 4, 5), (batch, 3, 4, 5), (batch, 6, 4, 5)]
+    return [torch.randn(s, dtype=torch.float64) for s in sizes]
 
 
-def test_msda_operators():
-    inputs = [x.requires_grad_() for x in msda_inputs()]
+@LAYOUTS
+@BATCHES
+def test_msda_operators(layout, batch):
+    inputs = [layout(x).requires_grad_() for x in msda_inputs(batch=batch)]
     arguments = (inputs[0], FLAT, inputs[1], inputs[2], 'torch')
     torch.library.opcheck(torch.ops.xmodal.msda.default, arguments)
-    grad = torch.randn(2, 7, 10, dtype=torch.float64, requires_grad=True)
+    grad = layout(torch.randn(batch, 7, 10, dtype=torch.float64)).requires_grad_()
     for needs in ((True, True), (True, False), (False, True)):
         torch.library.opcheck(
             torch.ops.xmodal.msda_backward.default, (grad, *arguments, *needs)
         )
 
 
-def test_criss_cross_operators():
-    inputs = criss_cross_inputs(grad=True)
+@LAYOUTS
+@BATCHES
+def test_criss_cross_operators(layout, batch):
+    inputs = [layout(x).requires_grad_() for x in criss_cross_inputs(batch)]
     torch.library.opcheck(torch.ops.xmodal.criss_cross.default, (*inputs, 0.5, 'torch'))
     out, total = torch.ops.xmodal.criss_cross(*inputs, 0.5, 'torch')
-    arguments = (torch.randn_like(out), *inputs, out, total, 0.5, 'torch')
+    grad = layout(torch.randn(out.shape, dtype=out.dtype))
+    arguments = (grad, *inputs, out, total, 0.5, 'torch')
     arguments = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
     torch.library.opcheck(
         torch.ops.xmodal.criss_cross_backward.default, tuple(arguments)
     )
 
 
-def modality_inputs(stacked):
+def modality_inputs(stacked, batch):
     torch.manual_seed(0)
-    tokens = torch.randn(2, 3, 2, 6, 2, 4, dtype=torch.float64)
+    tokens = torch.randn(batch, 3, 2, 6, 2, 4, dtype=torch.float64)
     q, k, v = (x.contiguous() for x in tokens.unbind(1))
     return [
         q[:, 0],
@@ -54,22 +75,24 @@ def modality_inputs(stacked):
     ]
 
 
+@LAYOUTS
+@BATCHES
 @pytest.mark.parametrize('stacked', [False, True])
-def test_modality_operators(stacked):
-    q, k, v = modality_inputs(stacked)
-    q, *rest = (x.clone().requires_grad_() for x in (q, *k, *v))
+def test_modality_operators(stacked, layout, batch):
+    q, k, v = modality_inputs(stacked, batch)
+    q, *rest = (layout(x).requires_grad_() for x in (q, *k, *v))
     keys, values = rest[: len(k)], rest[len(k) :]
-    mask = torch.rand(2, 2, 6) > 0.3
+    mask = layout(torch.rand(batch, 2, 6) > 0.3)
     arguments = (keys, values, mask)
     torch.library.opcheck(
         torch.ops.xmodal.modality.default, (q, *arguments, 0.5, 'torch')
     )
     out, weights = torch.ops.xmodal.modality(q, *arguments, 0.5, 'torch')
-    for given in (None, torch.randn_like(weights)):
+    for given in (None, layout(torch.randn(weights.shape, dtype=weights.dtype))):
         torch.library.opcheck(
             torch.ops.xmodal.modality_backward.default,
             (
-                torch.randn_like(out),
+                layout(torch.randn(out.shape, dtype=out.dtype)),
                 given,
                 q,
                 *arguments,
@@ -128,6 +151,29 @@ def test_compiles_without_a_graph_break(name):
     for a, b in zip(
         torch.autograd.grad(got, leaves, cotangent),
         torch.autograd.grad(want, leaves, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@BATCHES
+def test_compiles_with_inductor(batch):
+    """It checks the strides that the fakes promise. No code is generated around the
+    operator alone, so no C++ compiler is needed.
+    """
+    inputs = [turned(x).requires_grad_() for x in msda_inputs(batch=batch)]
+
+    def call(value, locations, weights):
+        return ops.multi_scale_deformable_attention(value, LEVELS, locations, weights)
+
+    torch._dynamo.reset()
+    got = torch.compile(call, fullgraph=True, backend='inductor')(*inputs)
+    want = call(*inputs)
+    torch.testing.assert_close(got, want)
+    cotangent = torch.randn_like(want)
+    for a, b in zip(
+        torch.autograd.grad(got, inputs, cotangent),
+        torch.autograd.grad(want, inputs, cotangent),
         strict=True,
     ):
         torch.testing.assert_close(a, b)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmseg_xmodal.ops import windowed_cross_attention
 
@@ -79,11 +82,42 @@ def test_gradcheck():
     )
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_the_plain_form_is_differentiable_twice(masked):
+    """The fused kernels are not; the docstring says how to avoid them."""
+    tensors = [draw(1, 3, 4, 1, 2, seed=i).requires_grad_() for i in range(3)]
+    mask = draw(1, 3, 4, seed=5) > -1 if masked else None
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.autograd.gradgradcheck(
+            lambda q, k, v: windowed_cross_attention(q, k, v, 2, mask), tensors
+        )
+
+
 BAD = {
     'axes': (dict(q=draw(2, 4, 4, 6)), ValueError, 'q got .* expected 5 axes'),
     'keys': (dict(k=draw(2, 4, 5, 2, 3)), ValueError, 'k got the shape'),
     'values': (dict(v=draw(2, 4, 5, 2, 3)), ValueError, 'v got the shape'),
-    'dtype': (dict(k=draw(2, 4, 4, 2, 3).half()), TypeError, 'expected one dtype'),
+    'maps': (
+        dict.fromkeys('kv', draw(2, 0, 4, 4, 2, 3)),
+        ValueError,
+        r'k got the shape \(2, 0, .* expected at least one map',
+    ),
+    'dtype': (dict(k=draw(2, 4, 4, 2, 3).half()), TypeError, 'expected one floating'),
+    'integer': (
+        dict.fromkeys('qkv', draw(2, 4, 4, 2, 3).long()),
+        TypeError,
+        'q, k and v got torch.int64',
+    ),
+    'device': (
+        dict(v=draw(2, 4, 4, 2, 3).to('meta')),
+        ValueError,
+        "v got a tensor on 'meta', expected 'cpu' as q",
+    ),
+    'where': (
+        dict(key_mask=torch.ones(2, 4, 4).bool().to('meta')),
+        ValueError,
+        "key_mask got a tensor on 'meta', expected 'cpu' as q",
+    ),
     'mask': (dict(key_mask=torch.ones(2, 4, 4)), TypeError, 'expected torch.bool'),
     'masked': (
         dict(key_mask=torch.ones(2, 4, 5).bool()),
@@ -98,5 +132,7 @@ BAD = {
 def test_bad_input(case):
     change, error, message = BAD[case]
     good = dict.fromkeys('qkv', draw(2, 4, 4, 2, 3))
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         windowed_cross_attention(**{**good, 'window': 2, **change})
+    # What was got, what was expected, and then what to change.
+    assert re.search(r' got .* expected .*\. [A-Z].*\.$', str(caught.value))

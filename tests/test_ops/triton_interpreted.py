@@ -24,6 +24,7 @@ CASES = {
     'full block': dict(queries=4, heads=4, channels=16, batch=1),
     'wide heads': dict(queries=2, channels=40, batch=1),
     'no query': dict(queries=0),
+    'no image': dict(batch=0),
 }
 
 
@@ -63,7 +64,8 @@ def test_equals_float64(case, launched):
     shapes = CASES[case].get('shapes', LEVELS)
     inputs = msda_inputs(**CASES[case], **SMALL)
     got = grads(kernel(shapes), inputs)
-    assert launched == ([] if case == 'no query' else ['forward', 'backward'])
+    empty = case in ('no query', 'no image')
+    assert launched == ([] if empty else ['forward', 'backward'])
     want = wanted(inputs, shapes) if inputs[1].numel() else inputs
     if inputs[1].numel():
         for a, b in zip(got, want, strict=True):
@@ -103,19 +105,25 @@ def test_borders_and_not_a_number():
 
 
 def test_what_lies_outside_is_not_read():
-    """Values beyond the samples may hold anything."""
-    value = torch.full((1, 12, 1, 2), float('nan'))
-    value[0, 5:7] = 1.0
-    locations = torch.tensor([[1.5, 1.0], [9.0, 9.0]]) / torch.tensor([4.0, 3.0])
-    locations[0] = torch.tensor([1.5 / 4, 1.5 / 3])
-    out = kernel([(3, 4)])(
-        value, locations.view(1, 2, 1, 1, 1, 2), torch.ones(1, 2, 1, 1, 1)
+    """Values beyond the samples may hold anything.
+
+    In memory the next row's first place follows a row's last one, and the last place
+    of the row before precedes a row's first: a sample across the border of the map must
+    read neither.
+    """
+    value = torch.full((1, 3, 4, 1, 2), float('nan'))
+    value[0, 1:, 3] = 1.0  # at the right edge, from the second row to the third
+    value[0, :2, 0] = 2.0  # at the left edge, from the first row to the second
+    pixels = torch.tensor([[3.25, 1.0], [-0.25, 0.0], [9.0, 9.0]])
+    locations = (pixels + 0.5) / torch.tensor([4.0, 3.0])
+    weights = torch.ones(1, 3, 1, 1, 1)
+    got = grads(
+        kernel([(3, 4)]),
+        [value.view(1, 12, 1, 2), locations.view(1, 3, 1, 1, 1, 2), weights],
     )
-    assert not out[0, 1].any()
-    inner = torch.tensor([[2.0 / 4, 1.5 / 3]]).view(1, 1, 1, 1, 1, 2)
-    assert out.shape == (1, 2, 2)
-    got = kernel([(3, 4)])(torch.ones(1, 12, 1, 2), inner, torch.ones(1, 1, 1, 1, 1))
-    torch.testing.assert_close(got, torch.ones(1, 1, 2))
+    want = torch.tensor([0.75, 1.5, 0.0])[:, None].expand(3, 2)
+    torch.testing.assert_close(got[0], want[None])
+    assert all(x.isfinite().all() for x in got)
 
 
 def test_non_contiguous_inputs():

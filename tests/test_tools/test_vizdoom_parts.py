@@ -145,6 +145,25 @@ def test_rare_classes_are_named(tool: ModuleType) -> None:
     ]
 
 
+def test_the_table_holds_counts_and_shares(tool: ModuleType, tmp_path: Path) -> None:
+    module = importlib.import_module('doom_output')
+    make = importlib.import_module('doom_frame').Frame
+    writer = module.SplitWriter(tmp_path, 'train')
+    image, depth = np.zeros((4, 5, 3), np.uint8), np.ones((4, 5), np.uint8)
+    for number, ledges in enumerate((0, 5, 0)):
+        classes = np.full((4, 5), FLOOR, np.uint8)
+        classes[:1, :ledges] = LEDGE
+        writer.add(f'{number}', make(image, depth, classes, ()), {})
+    statistics = {'train': writer.statistics()}
+    names = ViZDoomDataset.METAINFO['classes']
+    assert statistics['train']['pixel_count'][names[LEDGE]] == 5
+    assert statistics['train']['frame_count'][names[FLOOR]] == 3
+    rows = [line.split() for line in tool.table(statistics).splitlines()]
+    assert rows[0] == ['train:', '3', 'frames,', '0', 'boxes']
+    assert [names[FLOOR], '55', '91.67', '3', '100.0'] in rows
+    assert [names[LEDGE], '5', '8.33', '1', '33.3'] in rows
+
+
 def test_calibration_refuses_another_engine(tool: ModuleType) -> None:
     module = importlib.import_module('doom_calibration')
     z = np.linspace(60, 1000, 400)

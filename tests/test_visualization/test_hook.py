@@ -131,7 +131,8 @@ def test_validation_draws_the_first_sample_of_every_intervalth_batch(runner, dra
     for i in range(4):
         data = batch()
         hook.after_val_iter(runner, i, data, data['data_samples'])
-    assert [call[:2] for call in drawn] == [('val_0', 70), ('val_0', 70)]
+    # Both are called 0: batches of folders with equal stems keep their own panels.
+    assert [call[:2] for call in drawn] == [('val_0_0', 70), ('val_2_0', 70)]
     assert drawn[0][2]['show'] is True
     assert drawn[0][2]['wait_time'] == 1.5
 

@@ -83,6 +83,7 @@ def draw_panels(iters: int, data: Path, out: Path, name: str, count: int) -> lis
     run = out / name / 'RGB+D' / 'seed_0'
     frames = len(list((data / 'labels' / 'test').glob('*.png')))
     chosen = [i * frames // count for i in range(count)]
+    before = panel_files(out)
     call(
         *(MMSEG_TOOLS / 'test.py', ROOT / CONFIGS['RGB+D']),
         *(run / 'train' / f'iter_{iters}.pth', '--show-dir', out / 'panels'),
@@ -92,7 +93,13 @@ def draw_panels(iters: int, data: Path, out: Path, name: str, count: int) -> lis
         'default_hooks.visualization.interval=1',
         f'test_dataloader.dataset.indices={chosen}'.replace(' ', ''),
     )
-    return sorted((out / 'panels').rglob('*.png'))
+    # Runs of other lengths leave their panels there.
+    return sorted(p for p, time in panel_files(out).items() if before.get(p) != time)
+
+
+def panel_files(out: Path) -> dict[Path, int]:
+    """Panels in the folder of the demo, and when each was written, in ns."""
+    return {p: p.stat().st_mtime_ns for p in (out / 'panels').rglob('*.png')}
 
 
 def main() -> None:

@@ -119,15 +119,19 @@ def _read_tif(data: bytes, path: str, name: str) -> tuple[np.ndarray, bool]:
         raise _Undecodable(
             f'no TIFF header that Pillow reads in {len(data)} bytes'
         ) from error
+    if _PHOTOMETRIC not in tags:
+        raise _Undecodable(f'no TIFF directory in {len(data)} bytes (damaged, cut off)')
     if _opencv_is_exact(tags):
         return _read_image(data), True
     try:
         import tifffile
     except ImportError as error:
         raise ImportError(
-            f'{name}: {path!r} is a tif of {samples} samples that OpenCV decodes '
-            'wrongly (planar, multi-band or with alpha). Install what reads it (pip '
-            'install tifffile imagecodecs), or convert the files to .npy.'
+            f'{name}: {path!r} is a tif of {samples} samples of '
+            f'{tags.get(_BITS, (1,))[0]} bits that OpenCV does not give as it is '
+            'stored (planar, multi-band or alpha; white as 0, under 8 bits, float16). '
+            'Install what reads it (pip install tifffile imagecodecs), or convert the '
+            'files to .npy.'
         ) from error
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file_:
@@ -135,21 +139,26 @@ def _read_tif(data: bytes, path: str, name: str) -> tuple[np.ndarray, bool]:
     except (ValueError, RuntimeError, OSError, IndexError, struct.error) as error:
         raise _Undecodable(f'tifffile says: {error}') from error
     # Planar files come as (C, H, W).
-    return array.transpose(1, 2, 0) if tags.get(_PLANAR, 1) == 2 else array, False
+    planar = tags.get(_PLANAR, 1) == 2 and array.ndim == 3
+    return array.transpose(1, 2, 0) if planar else array, False
 
 
 def _opencv_is_exact(tags: ImageFileDirectory_v2) -> bool:
     """Whether OpenCV gives the stored numbers, as seen with OpenCV 5.0.
 
     It returns other numbers without a word for planar files, one band of several grey
-    ones, and 8 bit colours times an unassociated alpha; above four bands, nothing.
+    ones, 8 bit colours times an unassociated alpha, and grey ones with white as 0 or
+    below 8 bits; above four bands, and for float16 or complex numbers, nothing.
     """
     samples = tags.get(_SAMPLES, 1)
+    bits, formats = tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
+    if formats[0] > 3 or (formats[0] == 3 and bits[0] < 32):
+        return False
     if samples == 1:
-        return True
+        # Grey from black to white, or a palette, which comes as colours.
+        return bits[0] > 8 or (bits[0] == 8 and tags.get(_PHOTOMETRIC) in (1, 3))
     if samples not in (3, 4) or tags.get(_PLANAR, 1) != 1:
         return False
-    bits, formats = tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
     if bits[0] == 8:
         # RGB or YCbCr (jpeg inside a tif); 2 is unassociated alpha.
         return tags.get(_PHOTOMETRIC) in (2, 6) and 2 not in tags.get(_EXTRA, ())

@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 from mmseg_xmodal.registry import TRANSFORMS
 
 from .geometry_guard import check_geometry
+from .labels import check_label_file
 from .stack import check_stack
 from .target_specs import FLOAT_KINDS, IGNORE, TargetSpec
 
@@ -59,8 +60,9 @@ class PackXModalInputs(PackSegInputs):
 
         Raises:
             ValueError: If the stack does not fit the layout, a label lies outside the
-                classes, a label map or target has another size than the image, or a
-                stock transform moved the sample in a way wrong for its targets.
+                classes or its file holds more than uint8 does, a label map or target
+                has another size than the image, or a stock transform moved the sample
+                in a way wrong for its targets.
             TypeError: If a meta value is not a string, number, None or tuple of these.
         """
         where = f'PackXModalInputs ({results.get("img_path")!r})'
@@ -176,6 +178,7 @@ def _check_target_ids(results: dict, spec: TargetSpec | None, key: str) -> None:
 def _check_labels(results: dict) -> None:
     """Compare the label map with the classes and with the size of the image."""
     labels, path = results['gt_seg_map'], results.get('seg_map_path')
+    check_label_file(path)
     sizes = (results['img'].shape[:2], results.get('ori_shape'))
     if labels.ndim != 2 or labels.shape not in sizes:
         raise ValueError(

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+import os.path as osp
 from typing import Any
 
+import numpy as np
 from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
 
 from mmseg_xmodal.registry import TRANSFORMS
+
+_LARGEST = 255
+
+
+@functools.cache
+def check_label_file(path: str | None) -> None:
+    """Refuse a label map that mmseg's cast to uint8 would change without a word.
+
+    Once per file and process, and of an 8 bit file only the header is read. Files that
+    are not on a local disk pass.
+
+    Raises:
+        ValueError: If a file of more than 8 bits holds ids below 0 or above 255.
+    """
+    if path is None or not osp.isfile(path):
+        return
+    with Image.open(path) as image:
+        # One byte a channel, but for 'I' (int32), 'I;16' (uint16) and 'F' (float32).
+        if image.mode[0] not in 'IF':
+            return
+        labels = np.asarray(image)
+    if labels.min() >= 0 and labels.max() <= _LARGEST:
+        return
+    raise ValueError(
+        f'The label map {path!r} stores {labels.dtype} with ids up to {labels.max()}, '
+        f'expected 0 to {_LARGEST}: mmseg reads label maps as uint8, where {_LARGEST} '
+        'is ignored. Write the files as uint8, with the ids of the classes counted '
+        'from 0.'
+    )
 
 
 @TRANSFORMS.register_module()

@@ -36,6 +36,10 @@ def over_channels(mask: np.ndarray, combine: np.ufunc) -> np.ndarray:
     return functools.reduce(combine, np.moveaxis(mask, -1, 0))
 
 
+# How a grey image and one with alpha are read as colour, by their channels.
+_COLOUR_BANDS = {1: [0, 0, 0], 4: [0, 1, 2]}
+
+
 def check_raster(stored: np.ndarray, modality: Modality, path: str) -> None:
     """Compare channels and type of a file with its modality.
 
@@ -58,7 +62,10 @@ def check_raster(stored: np.ndarray, modality: Modality, path: str) -> None:
             )
     elif stored.ndim != 3 or stored.shape[-1] != modality.channels:
         hint = f"Set modalities[{name!r}]['channels']={stored.shape[-1]}"
-        if modality.order is not None and stored.shape[-1] != 3:
+        if modality.order is not None and stored.shape[-1] in _COLOUR_BANDS:
+            bands = _COLOUR_BANDS[stored.shape[-1]]
+            hint = f"Set modalities[{name!r}]['bands']={bands}"
+        elif modality.order is not None:
             hint += ' and order=None'
         if stored.ndim == 3 and stored.shape[0] == modality.channels:
             hint = 'It looks like (C, H, W): save array.transpose(1, 2, 0)'

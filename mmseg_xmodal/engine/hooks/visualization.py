@@ -67,9 +67,11 @@ class XModalVisualizationHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[SegDataSample] | None = None,
     ) -> None:
-        """Draw the first sample of every ``interval``-th batch."""
+        """Draw the first sample of every ``interval``-th batch, named after both."""
         if self.draw and outputs and batch_idx % self.interval == 0:
-            self._add(runner, 'val', data_batch, outputs, 0, runner.iter)
+            # Samples of different folders may share a stem, and the step is the same.
+            mode = f'val_{batch_idx}'
+            self._add(runner, mode, data_batch, outputs, 0, runner.iter)
 
     def after_test_iter(
         self,

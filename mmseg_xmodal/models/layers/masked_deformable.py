@@ -6,10 +6,10 @@ paper; the parameters have the names of the official module.
 
 Difference: validity. The four cells around a sampling point are keys of their own,
 with the point's logit plus the logarithm of their bilinear weight; invalid cells and
-those outside of the map are masked before the softmax. As both sums of that softmax
-are weighted sums over samples, the same operator gives them: one call for the values
-times validity, one for the validity. A point that falls outside, or into a hole, hands
-its weight to the others, where the published form reads zeros.
+those outside of the map are masked before the softmax. This is a softmax over points
+whose weights are divided by the share of what each point sees, so the same operator
+gives both: one call for the shares, one for the values. A point that falls outside, or
+into a hole, hands its weight to the others, where the published form reads zeros.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mmseg_xmodal.ops import multi_scale_deformable_attention
 
 Sizes = Sequence[tuple[int, int]]
 
-# Smaller sums of weights come from rounding only.
+# A share of a cell this small comes from the rounding of coordinates.
 _NOTHING = 1e-6
 
 
@@ -81,45 +81,67 @@ class DeformableAttention(nn.Module):
             - output: (B, Q, E)
         """
         value = torch.where(seen[..., None] > 0, self.value_proj(source), 0)
-        sampled = self._points(x, places, seen, sizes)
-        total = multi_scale_deformable_attention(
+        locations, logits = self._points(x, places, sizes)
+        shares = self._shares(seen, locations, sizes)
+        sampled = locations, _masked_weights(logits, shares)
+        out = multi_scale_deformable_attention(
             value.unflatten(2, (self.heads, -1)), list(sizes), *sampled
         )
-        total = total.unflatten(2, (self.heads, -1))
-        weight = self.reach(seen, sampled, sizes)
-        out = torch.where(
-            weight > _NOTHING, total.float() / weight.clamp(min=_NOTHING), 0
-        )
-        return self.output_proj(out.flatten(2).to(x.dtype)), sampled
+        return self.output_proj(out.to(x.dtype)), sampled
 
     def reach(
         self, seen: Tensor, sampled: tuple[Tensor, Tensor], sizes: Sizes
     ) -> Tensor:
-        """Share of the attention weights that falls onto cells that are seen.
+        """Share of the attention that falls onto cells that are seen.
 
         Shape:
             - seen: (B, S)
-            - output: (B, Q, H, 1), in [0, 1]
+            - output: (B, Q, H, 1); 1 for what :meth:`forward` was given, or 0 where a
+              query sees nothing
         """
         value = seen[:, :, None, None].expand(-1, -1, self.heads, 1)
         weight = multi_scale_deformable_attention(value, list(sizes), *sampled)
         return weight.unsqueeze(3)
 
-    def _points(
-        self, x: Tensor, places: Tensor, seen: Tensor, sizes: Sizes
-    ) -> tuple[Tensor, Tensor]:
-        """Locations (B, Q, H, M, P, 2) and weights (B, Q, H, M, P), in float32."""
+    def _points(self, x: Tensor, places: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+        """Locations (B, Q, H, M, P, 2) and logits (B, Q, H, M, P), in float32."""
         shape = (self.heads, self.maps, self.points)
         offsets = self.sampling_offsets(x).float().unflatten(2, (*shape, 2))
         extent = places.new_tensor([(w, h) for h, w in sizes])
         locations = places[:, None, None, None] + offsets / extent[:, None]
-        logits = self.attention_weights(x).float().unflatten(2, shape)
-        # Already here, or a missing map with large logits would leave nothing.
-        lengths = [h * w for h, w in sizes]
-        some = torch.stack([s.amax(1) > 0 for s in seen.split(lengths, 1)], 1)
-        lowest = torch.finfo(logits.dtype).min
-        logits = logits.masked_fill(~some[:, None, None, :, None], lowest)
-        return locations, logits.flatten(3).softmax(3).unflatten(3, shape[1:])
+        return locations, self.attention_weights(x).float().unflatten(2, shape)
+
+    def _shares(self, seen: Tensor, locations: Tensor, sizes: Sizes) -> Tensor:
+        """How much of the four cells around each point is seen, (B, Q, H, M, P).
+
+        A point is a query of its own here, and a map a channel of its own.
+        """
+        rows = torch.eye(len(sizes), dtype=seen.dtype, device=seen.device).unbind()
+        own = [row.expand(h * w, -1) for row, (h, w) in zip(rows, sizes, strict=True)]
+        value = (seen[:, :, None] * torch.cat(own))[:, :, None]
+        points = locations.transpose(3, 4)
+        asked = points.flatten(1, 3)[:, :, None, :, None]
+        weight = torch.ones_like(asked[..., 0])
+        shares = multi_scale_deformable_attention(value, list(sizes), asked, weight)
+        return shares.unflatten(1, points.shape[1:4]).transpose(3, 4)
+
+
+def _masked_weights(logits: Tensor, shares: Tensor) -> Tensor:
+    """Weights of the points: times their shares, they sum to 1 over all maps.
+
+    Only points that see something take part, also in the maximum that keeps the
+    exponentials in range: a point in a hole may have any logit.
+
+    Shape:
+        - logits: (B, Q, H, M, P)
+        - shares: (B, Q, H, M, P), in [0, 1]
+        - output: (B, Q, H, M, P); 0 where a query sees nothing
+    """
+    sees = shares > _NOTHING
+    shares = torch.where(sees, shares, 1)
+    keys = torch.where(sees, logits + shares.log(), torch.finfo(logits.dtype).min)
+    keys = keys.flatten(3).softmax(3).view_as(logits)
+    return torch.where(sees, keys / shares, 0)
 
 
 def places_of(size: tuple[int, int], device: torch.device) -> Tensor:

@@ -2,10 +2,12 @@
 
 Paper: Deformable DETR, 2020, https://arxiv.org/abs/2010.04159. Official code:
 https://github.com/fundamentalvision/Deformable-DETR (Apache-2.0); mmcv has a layer of
-the same name (Apache-2.0). Written from the paper; checkpoints of mmcv's layer load.
+the same name (Apache-2.0). Written from the paper. Checkpoints and configs of mmcv's
+layer load, with ``type='mmseg_xmodal.MultiScaleDeformableAttention'``.
 
 Differences from mmcv's: no compiled extension is needed, locations stay float32 under
 autocast, and sizes may be a list of integers, which needs no wait for the GPU.
+``backend`` is new; ``im2col_step`` and ``norm_cfg`` do nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmseg_xmodal.ops import multi_scale_deformable_attention
+from mmseg_xmodal.registry import MODELS
 
 
+@MODELS.register_module()
 class MultiScaleDeformableAttention(BaseModule):
     """Sample points of several levels around reference points, and add the query.
 
@@ -28,11 +32,13 @@ class MultiScaleDeformableAttention(BaseModule):
         num_heads: Attention heads.
         num_levels: Levels L of the values.
         num_points: Points P per head and level.
+        im2col_step: Not used: no batch is cut into pieces.
         dropout: Rate of the dropout on the output.
         batch_first: Whether tensors are (B, N, E) and not (N, B, E).
+        norm_cfg: Not used: there is no norm, neither in mmcv's layer.
+        init_cfg: Of mmengine.
         value_proj_ratio: Channels of the projected values over ``embed_dims``.
         backend: See :mod:`mmseg_xmodal.ops.dispatch`.
-        init_cfg: Of mmengine.
 
     Raises:
         ValueError: If the channels are no multiple of the heads.
@@ -44,11 +50,13 @@ class MultiScaleDeformableAttention(BaseModule):
         num_heads: int = 8,
         num_levels: int = 4,
         num_points: int = 4,
+        im2col_step: int = 64,
         dropout: float = 0.1,
         batch_first: bool = False,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | None = None,
         value_proj_ratio: float = 1.0,
         backend: str = 'auto',
-        init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         inner = int(embed_dims * value_proj_ratio)

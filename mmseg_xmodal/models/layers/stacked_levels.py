@@ -95,6 +95,29 @@ def without_missing(
 def check_levels(
     neck: object, inputs: Sequence[Tensor], in_channels: Sequence[int]
 ) -> None:
+    """Refuse another number of levels, or of channels, than the neck was built for.
+
+    Args:
+        neck: Whose name stands in the message.
+        inputs: Maps of the levels.
+        in_channels: Channels that each of them should have.
+
+    Raises:
+        ValueError: If levels or channels differ.
+    """
+    check_number_of_levels(neck, inputs, in_channels)
+    for i, (level, channels) in enumerate(zip(inputs, in_channels, strict=True)):
+        if level.ndim != 4 or level.shape[1] != channels:
+            raise ValueError(
+                f'{type(neck).__name__}: level {i} has the shape {tuple(level.shape)}, '
+                f'expected (B, {channels}, h, w): in_channels={list(in_channels)}. Set '
+                'in_channels of the neck to the channels that the backbone gives.'
+            )
+
+
+def check_number_of_levels(
+    neck: object, inputs: Sequence[Tensor], in_channels: Sequence[int]
+) -> None:
     """Refuse another number of levels than the neck was built for.
 
     Raises:
@@ -127,3 +150,22 @@ def per_level(name: str, value: object, levels: int) -> list:
             f'{levels}, one per level. Change `{name}` of the neck.'
         )
     return list(value)
+
+
+def check_counts(neck: object, **settings: object) -> None:
+    """Refuse counts below 1, which would fail much later or do nothing.
+
+    Args:
+        neck: Whose name stands in the message.
+        settings: A whole number each, or a list or tuple with one per level.
+
+    Raises:
+        ValueError: If one is below 1 or no whole number.
+    """
+    for name, value in settings.items():
+        counts = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(count, int) and count >= 1 for count in counts):
+            raise ValueError(
+                f'{type(neck).__name__}: {name}={value!r}, expected whole numbers from '
+                f'1. Change `{name}` of the neck.'
+            )

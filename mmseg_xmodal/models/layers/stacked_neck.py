@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from .stacked_levels import check_levels, split_streams, without_missing
+from .stacked_levels import check_number_of_levels, split_streams, without_missing
 
 
 class StackedNeck(BaseModule):
@@ -69,7 +69,7 @@ class StackedNeck(BaseModule):
         Raises:
             ValueError: If levels or channels do not fit the settings.
         """
-        check_levels(self, inputs, self.in_channels)
+        check_number_of_levels(self, inputs, self.in_channels)
         levels = []
         for level, channels in zip(inputs, self.in_channels, strict=True):
             feats, valid = split_streams(

@@ -40,8 +40,8 @@ def masked_attention(
         q: Queries.
         k: Keys.
         v: Values.
-        key_mask: True where the key may be attended to. A sample without such a key
-            gives zeros, and no gradient.
+        key_mask: True where the key may be attended to; the others must be finite. A
+            sample without such a key gives zeros, and no gradient.
 
     Shape:
         - q: (B, H, L, D)
@@ -57,6 +57,18 @@ def masked_attention(
     mask = (key_mask | ~some)[:, None, None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return torch.where(some[:, None, :, None], out, 0)
+
+
+def clear_masked(source: Tensor, key_mask: Tensor | None) -> Tensor:
+    """Put zeros where a token is masked: NaN and inf survive the weight zero.
+
+    Before anything with parameters, whose gradients would be NaN as well.
+
+    Shape:
+        - source, output: (B, S, C)
+        - key_mask: (B, S), bool, or None
+    """
+    return source if key_mask is None else torch.where(key_mask[..., None], source, 0)
 
 
 class TokenAttention(nn.Module):
@@ -91,9 +103,11 @@ class TokenAttention(nn.Module):
         Shape:
             - x: (B, L, C)
             - source: (B, S, key_dim)
-            - key_mask: (B, S), bool, True where a token may be attended to
+            - key_mask: (B, S), bool, True where a token may be attended to; others have
+              no influence, not even NaN
             - output: (B, L, C)
         """
+        source = clear_masked(source, key_mask)
         out = masked_attention(*self.project(x, source), key_mask)
         return self.proj(out.transpose(1, 2).flatten(2))
 
@@ -113,7 +127,7 @@ class TokenAttention(nn.Module):
             - output: (B, L, groups), or (B, L, S) for ``groups=0``; zero in samples
               without a key.
         """
-        q, k, _ = self.project(x, source)
+        q, k, _ = self.project(x, clear_masked(source, key_mask))
         parts = []
         for part in (q * q.shape[-1] ** -0.5).split(_CHUNK, 2):
             weights = masked_softmax(part @ k.transpose(2, 3), key_mask)

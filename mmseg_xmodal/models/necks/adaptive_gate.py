@@ -20,6 +20,7 @@ from mmseg_xmodal.registry import MODELS
 
 from ..layers.initialisation import segformer_init
 from ..layers.map_probe import MapProbe, ShownMap
+from ..layers.stacked_levels import check_counts
 from ..layers.stacked_neck import StackedNeck
 from ..layers.tokens import to_map, to_tokens
 
@@ -157,7 +158,7 @@ class AdaptiveGateNeck(StackedNeck):
     ``fusion=dict(type='mmseg_xmodal.StackStreams')``.
 
     After each pass ``last_gates`` holds the gates that were used, one (B, N, h, w) per
-    level, detached.
+    level, detached; after a compiled or traced pass it is empty.
 
     Args:
         in_channels: Channels C of one stream, per level; also of the output.
@@ -189,6 +190,7 @@ class AdaptiveGateNeck(StackedNeck):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(in_channels, num_streams, validity, init_cfg)
+        check_counts(self, hidden=hidden, mlp_ratio=mlp_ratio)
         if not 0 <= threshold < 1:
             raise ValueError(
                 f'threshold={threshold}, expected a number in [0, 1): gates of a '
@@ -217,8 +219,8 @@ class AdaptiveGateNeck(StackedNeck):
             fused, gates = level([to_tokens(f) for f in feats], flags)
             outs.append(to_map(fused, size))
             gate_maps.append(to_map(gates.detach(), size))
-        if not _needs_fixed_shapes():
-            self.last_gates = gate_maps
+        # Of an earlier pass they would mislead; a compiled pass keeps none.
+        self.last_gates = [] if _needs_fixed_shapes() else gate_maps
         if self.probe.is_watched:
             self.probe(
                 [

@@ -22,7 +22,7 @@ from ..layers.drop_path import DropPath
 from ..layers.initialisation import segformer_init
 from ..layers.map_probe import MapProbe, ShownMap
 from ..layers.mit import MixFFN
-from ..layers.stacked_levels import per_level
+from ..layers.stacked_levels import check_counts, per_level
 from ..layers.stacked_neck import StackedNeck
 from ..layers.token_attention import TokenAttention, check_heads
 from ..layers.tokens import to_map, to_tokens
@@ -92,6 +92,15 @@ class CrossModalBlock(nn.Module):
         """Height and width of the map of the keys."""
         return -(-size[0] // self.reduction), -(-size[1] // self.reduction)
 
+    def _pool(self, x: Tensor) -> Tensor:
+        """Means of the windows, (B, C, h, w) to a map of :meth:`key_size`.
+
+        Windows at the borders may be smaller. Not adaptive pooling, whose gradient has
+        no deterministic form on CUDA.
+        """
+        side = self.reduction
+        return F.avg_pool2d(x, side, side, ceil_mode=True, count_include_pad=False)
+
     def _keys(
         self, y: Tensor, seen: Tensor | None, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None]:
@@ -102,10 +111,9 @@ class CrossModalBlock(nn.Module):
                 seen = torch.stack([seen[:, i] for i in self.sources], 1)
         if self.reduction == 1:
             return y.flatten(1, 2), None if seen is None else seen.flatten(1)
-        small = self.key_size(size)
         streams, tokens = y.shape[1], y.flatten(0, 1)
         if seen is None:
-            pooled = F.adaptive_avg_pool2d(to_map(tokens, size), small)
+            pooled = self._pool(to_map(tokens, size))
             return to_tokens(pooled).unflatten(0, (-1, streams)).flatten(1, 2), None
         # In single precision at least: the share that is seen may be small.
         weight = (
@@ -113,8 +121,8 @@ class CrossModalBlock(nn.Module):
             .unsqueeze(2)
             .to(torch.promote_types(y.dtype, torch.float32))
         )
-        total = F.adaptive_avg_pool2d(to_map(tokens * weight, size), small)
-        share = F.adaptive_avg_pool2d(to_map(weight, size), small)
+        total = self._pool(to_map(tokens * weight, size))
+        share = self._pool(to_map(weight, size))
         pooled = torch.where(share > 0, total / share.clamp(min=1e-6), 0).to(y.dtype)
         keys = to_tokens(pooled).unflatten(0, (-1, streams)).flatten(1, 2)
         return keys, (share > 0).flatten(1).unflatten(0, (-1, streams)).flatten(1)
@@ -165,6 +173,7 @@ class CrossModalAttentionNeck(StackedNeck):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(in_channels, num_streams, validity, init_cfg)
+        check_counts(self, reductions=reductions, depth=depth, mlp_ratio=mlp_ratio)
         self.check_stream('anchor', anchor)
         if anchor is not None and num_streams < 2:
             raise ValueError(
@@ -173,20 +182,15 @@ class CrossModalAttentionNeck(StackedNeck):
             )
         self.anchor = anchor
         levels = len(self.in_channels)
-        reductions = per_level('reductions', reductions, levels)
+        sides = per_level('reductions', reductions, levels)
         heads = per_level('num_heads', num_heads, levels)
-        if min(reductions) < 1:
-            raise ValueError(
-                f'reductions={reductions}, expected numbers from 1 (no reduction). '
-                'Change `reductions` of the neck.'
-            )
         self.levels = ModuleList(
             ModuleList(
                 CrossModalBlock(
                     dim,
                     num_streams,
                     check_heads(type(self).__name__, dim, heads[i]),
-                    reductions[i],
+                    sides[i],
                     anchor,
                     mlp_ratio,
                     drop_path_rate,

@@ -26,6 +26,7 @@ from ..layers.masked_deformable import (
     places_of,
     sine_position,
 )
+from ..layers.stacked_levels import check_counts
 from ..layers.stacked_neck import StackedNeck
 from ..layers.token_attention import check_heads
 from ..layers.tokens import to_map, to_tokens
@@ -122,6 +123,9 @@ class DeformableFusionNeck(StackedNeck):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(in_channels, num_streams, validity, init_cfg)
+        check_counts(
+            self, embed_dims=embed_dims, points=points, depth=depth, mlp_ratio=mlp_ratio
+        )
         self.check_stream('anchor', anchor)
         self.anchor = anchor
         heads = check_heads(type(self).__name__, embed_dims, num_heads)

@@ -20,8 +20,8 @@ from ..layers.drop_path import DropPath
 from ..layers.initialisation import segformer_init
 from ..layers.map_probe import MapProbe, ShownMap
 from ..layers.mit import MixFFN
-from ..layers.stacked_levels import check_levels, per_level
-from ..layers.token_attention import TokenAttention, check_heads
+from ..layers.stacked_levels import check_counts, check_levels, per_level
+from ..layers.token_attention import TokenAttention, check_heads, clear_masked
 from ..layers.tokens import to_map, to_tokens
 
 _SHOWN = 8  # maps per level
@@ -71,8 +71,9 @@ class PromptAttentionNeck(BaseModule):
     """Every place of every level attends to the tokens of a prompt.
 
     Without a prompt it attends to learned class tokens, so it also stands in an
-    ordinary ``EncoderDecoder``. Masked tokens have no influence; a sample whose tokens
-    are all masked gets no attention output.
+    ordinary ``EncoderDecoder``. Masked tokens have no influence, whatever they hold; a
+    sample whose tokens are all masked gets no attention output. The prompt may have
+    another floating dtype than the neck.
 
     Args:
         in_channels: Channels C per level; also of the output.
@@ -105,6 +106,9 @@ class PromptAttentionNeck(BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        check_counts(
+            self, prompt_channels=prompt_channels, depth=depth, mlp_ratio=mlp_ratio
+        )
         self.in_channels = tuple(in_channels)
         self.prompt_channels = prompt_channels
         heads = per_level('num_heads', num_heads, len(self.in_channels))
@@ -176,7 +180,9 @@ class PromptAttentionNeck(BaseModule):
                 f'{self.prompt_channels}): batch of the maps, and prompt_channels of '
                 'PromptAttentionNeck. Change prompt_channels or the prompt encoder.'
             )
-        tokens = prompt.tokens
+        tokens = clear_masked(prompt.tokens, prompt.mask)
+        # Encoders often run in half precision, whatever the neck does.
+        tokens = tokens.to(self.levels[0][0].norm_prompt.weight.dtype)
         if self.training and learned is not None:
             # Connected, so that distributed training finds every gradient.
             tokens = tokens + 0 * learned.sum()

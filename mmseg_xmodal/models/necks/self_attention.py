@@ -23,7 +23,7 @@ from ..layers.drop_path import DropPath
 from ..layers.initialisation import segformer_init
 from ..layers.map_probe import MapProbe, ShownMap
 from ..layers.mit import MixFFN
-from ..layers.stacked_levels import check_levels, per_level
+from ..layers.stacked_levels import check_counts, check_levels, per_level
 from ..layers.token_attention import check_heads, masked_attention, masked_softmax
 from ..layers.tokens import to_map, to_tokens
 
@@ -155,6 +155,7 @@ class SelfAttentionNeck(BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        check_counts(self, window=window, depth=depth, mlp_ratio=mlp_ratio)
         self.in_channels = tuple(in_channels)
         count = len(self.in_channels)
         if attention == 'auto':
@@ -194,7 +195,7 @@ class SelfAttentionNeck(BaseModule):
         """Return the pyramid.
 
         Raises:
-            ValueError: If the number of levels differs.
+            ValueError: If levels or channels do not fit ``in_channels``.
         """
         check_levels(self, inputs, self.in_channels)
         outs, maps = [], []

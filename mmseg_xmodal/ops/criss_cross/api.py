@@ -173,26 +173,27 @@ torch.library.register_autograd(
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     if q.dim() != 4:
         raise ValueError(
-            f'{NAME}: q got the shape {tuple(q.shape)}, expected 4 axes (B, D, H, W).'
+            f'{NAME}: q got the shape {tuple(q.shape)}, expected 4 axes (B, D, H, W). '
+            'Pass maps, not tokens.'
         )
     if k.shape != q.shape:
         raise ValueError(
             f'{NAME}: k got the shape {tuple(k.shape)}, expected that of q '
-            f'{tuple(q.shape)}.'
+            f'{tuple(q.shape)}. Project both to the same channels, from one map.'
         )
     b, _, height, width = q.shape
     if v.dim() != 4 or (v.shape[0], *v.shape[2:]) != (b, height, width):
         raise ValueError(
             f'{NAME}: v got the shape {tuple(v.shape)}, expected '
-            f'({b}, C, {height}, {width}).'
+            f'({b}, C, {height}, {width}) as q. Take it from the same map.'
         )
     if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype:
         raise TypeError(
             f'{NAME}: q, k and v got {q.dtype}, {k.dtype} and {v.dtype}, expected one '
-            'floating dtype.'
+            'floating dtype. Convert them with .to().'
         )
     if not q.device == k.device == v.device:
         raise ValueError(
             f"{NAME}: q, k and v got tensors on '{q.device}', '{k.device}' and "
-            f"'{v.device}', expected one device."
+            f"'{v.device}', expected one device. Move them with .to()."
         )

@@ -4,7 +4,8 @@ Rows and columns are two attentions of their own, the place itself counted in th
 only; their results are merged by the logarithms of their sums of exponentials, which is
 the softmax over both. Scores exist for a few strips at a time, in the backward pass
 too, where they are computed again: memory is that of the result instead of
-H * W * (H + W) scores.
+H * W * (H + W) scores. ``scaled_dot_product_attention`` cannot stand in for a pass: it
+returns no logarithm to merge by, and a column has to mask its own diagonal.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .. import dispatch
 from . import reference
+from .checks import NAME, check
 
-NAME = 'modality_attention'
 MOST = 8  # modalities that the Triton kernel takes
 WIDEST = 4096  # channels of a head that fit into its registers
 _exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
@@ -66,17 +66,13 @@ def modality_attention(
     # One tensor of all stays whole: so does its gradient, without a stacking copy.
     keys = [k] if isinstance(k, Tensor) else list(k)
     values = [v] if isinstance(v, Tensor) else list(v)
-    _check(q, _split(k), _split(v), mask)
+    check(q, k, v, mask)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if _exporting() or torch.onnx.is_in_onnx_export():
         out, weights = reference.composite(q, keys, values, mask, factor)
     else:
         out, weights = torch.ops.xmodal.modality(q, keys, values, mask, factor, backend)
     return (out, weights) if return_weights else out
-
-
-def _split(x: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    return list(x.unbind(1)) if isinstance(x, Tensor) else list(x)
 
 
 def _triton() -> Any:
@@ -238,57 +234,3 @@ torch.library.register_autograd('xmodal::modality', _gradient, setup_context=_se
 torch.library.register_autograd(
     'xmodal::modality_backward', _second_gradient, setup_context=_setup_backward
 )
-
-
-def _check(
-    q: Tensor, keys: list[Tensor], values: list[Tensor], mask: Tensor | None
-) -> None:
-    if q.dim() != 4:
-        raise ValueError(
-            f'{NAME}: q got the shape {tuple(q.shape)}, expected 4 axes '
-            '(B, N, heads, D).'
-        )
-    if not keys or len(keys) != len(values):
-        raise ValueError(
-            f'{NAME}: k and v got {len(keys)} and {len(values)} modalities, expected '
-            'the same number, at least 1.'
-        )
-    for i, (key, value) in enumerate(zip(keys, values, strict=True)):
-        if key.shape != q.shape:
-            raise ValueError(
-                f'{NAME}: k[{i}] got the shape {tuple(key.shape)}, expected that of '
-                f'q {tuple(q.shape)}.'
-            )
-        if value.shape[:-1] != q.shape[:-1] or value.shape[-1] != values[0].shape[-1]:
-            raise ValueError(
-                f'{NAME}: v[{i}] got the shape {tuple(value.shape)}, expected '
-                f'{(*q.shape[:-1], values[0].shape[-1])}.'
-            )
-        if not key.dtype == value.dtype == q.dtype:
-            raise TypeError(
-                f'{NAME}: k[{i}] and v[{i}] got {key.dtype} and {value.dtype}, '
-                f'expected {q.dtype} as q.'
-            )
-        if not key.device == value.device == q.device:
-            raise ValueError(
-                f"{NAME}: k[{i}] and v[{i}] got tensors on '{key.device}' and "
-                f"'{value.device}', expected '{q.device}' as q."
-            )
-    _check_mask(q, len(keys), mask)
-
-
-def _check_mask(q: Tensor, count: int, mask: Tensor | None) -> None:
-    if mask is None:
-        return
-    if mask.dtype != torch.bool:
-        raise TypeError(f'{NAME}: mask got {mask.dtype}, expected torch.bool.')
-    whole = (q.shape[0], count, q.shape[1])
-    if tuple(mask.shape) not in (whole, whole[:2]):
-        raise ValueError(
-            f'{NAME}: mask got the shape {tuple(mask.shape)}, expected {whole} '
-            f'or {whole[:2]}.'
-        )
-    if mask.device != q.device:
-        raise ValueError(
-            f"{NAME}: mask got a tensor on '{mask.device}', expected '{q.device}' as q."
-        )

@@ -1,5 +1,8 @@
 """Attention over M modalities in plain PyTorch, on any device and in any dtype.
 
+Half precision is read as it is, one modality at a time: products and sums are float32,
+and each result is rounded once. A product of two float16 may be beyond float16.
+
 Two keys have a closed form: their softmax is the sigmoid of the difference of the
 scores, which is the score of the difference of the keys.
 """
@@ -46,10 +49,10 @@ def composite(
         weights = _two(q, keys, valid, scale)
     else:
         weights = _many(q, keys, valid, scale)
-    out = weights[0].to(q.dtype) * values[0]
+    out = weights[0] * values[0]  # as wide as the weights
     for weight, value in zip(weights[1:], values[1:], strict=True):
-        out = torch.addcmul(out, weight.to(q.dtype), value)
-    return out, torch.stack(weights, dim=1).squeeze(-1)
+        out = torch.addcmul(out, weight, value)
+    return out.to(q.dtype), torch.stack(weights, dim=1).squeeze(-1)
 
 
 def backward(
@@ -74,21 +77,21 @@ def backward(
     by_value = per_modality(grads[1 + len(k) :])
     keys, values, valid = per_modality(k), per_modality(v), _valid(mask)
     factors = list(weights.unsqueeze(-1).unbind(1))
-    by_weight = []
+    wide, by_weight = grad.to(weights.dtype), []
     for i, (value, factor) in enumerate(zip(values, factors, strict=True)):
         seen = value if valid is None else value.masked_fill(~valid[i], 0)
-        product = (grad * seen).sum(-1, keepdim=True, dtype=weights.dtype)
+        product = (wide * seen).sum(-1, keepdim=True)
         if grad_weights is not None:
             product = product + grad_weights[:, i, ..., None]
         by_weight.append(product)
-        torch.mul(grad, factor.to(grad.dtype), out=by_value[i])
+        torch.mul(wide, factor, out=by_value[i])
     mean = sum(w * x for w, x in zip(factors, by_weight, strict=True))
     total = torch.zeros_like(q, dtype=weights.dtype)
     for i, (key, factor) in enumerate(zip(keys, factors, strict=True)):
         by_score = factor * (by_weight[i] - mean) * scale
         seen = key if valid is None else key.masked_fill(~valid[i], 0)
-        total.addcmul_(by_score, seen.to(weights.dtype))
-        by_key[i].copy_(by_score * q)
+        total.addcmul_(by_score, seen)
+        torch.mul(by_score, q, out=by_key[i])
         if valid is not None:  # q may be NaN where no modality is valid
             by_key[i].masked_fill_(~valid[i], 0)
     grads[0].copy_(total)
@@ -109,15 +112,18 @@ def _valid(mask: Tensor | None) -> list[Tensor] | None:
 
 
 def _score(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """Sum of products in float32 at least; (B, N, heads, 1)."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    return (q * k).sum(-1, keepdim=True, dtype=wide) * scale
+    """Sum of products in the wider dtype of both; (B, N, heads, 1)."""
+    return (q * k).sum(-1, keepdim=True) * scale
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _two(
     q: Tensor, keys: list[Tensor], valid: list[Tensor] | None, scale: float
 ) -> list[Tensor]:
-    first = torch.sigmoid(_score(q, keys[0] - keys[1], scale))
+    first = torch.sigmoid(_score(q, _widen(keys[0]) - keys[1], scale))
     if valid is None:
         return [first, 1 - first]
     # With one valid key it has weight 1, with none both have 0.
@@ -133,6 +139,7 @@ def _two(
 def _many(
     q: Tensor, keys: list[Tensor], valid: list[Tensor] | None, scale: float
 ) -> list[Tensor]:
+    q = _widen(q)
     scores = torch.cat([_score(q, key, scale) for key in keys], dim=-1)
     if valid is None:
         return list(scores.softmax(-1).split(1, dim=-1))

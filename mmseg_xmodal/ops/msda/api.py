@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .. import dispatch
 from . import mmcv_backend, reference
+from .checks import NAME, check, level_pairs
 from .corners import LevelShapes
 
-NAME = 'multi_scale_deformable_attention'
 _OFFERED = ('torch', 'triton', 'mmcv')
 _exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
@@ -58,8 +58,8 @@ def multi_scale_deformable_attention(
         ValueError: For shapes that do not add up, or tensors on several devices.
         RuntimeError: If the back end that was asked for is not installed.
     """
-    shapes = [(int(h), int(w)) for h, w in level_shapes]
-    _check(value, shapes, locations, weights)
+    shapes = level_pairs(level_shapes)
+    check(value, shapes, locations, weights)
     if _exporting() or torch.onnx.is_in_onnx_export():
         return reference.composite(value, shapes, locations, weights)
     flat = [side for shape in shapes for side in shape]
@@ -222,51 +222,3 @@ torch.library.register_autograd('xmodal::msda', _gradient, setup_context=_setup)
 torch.library.register_autograd(
     'xmodal::msda_backward', _second_gradient, setup_context=_setup_backward
 )
-
-
-def _check(
-    value: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor
-) -> None:
-    for name, tensor, axes in (
-        ('value', value, '(B, S, H, D)'),
-        ('locations', locations, '(B, Q, H, L, P, 2)'),
-        ('weights', weights, '(B, Q, H, L, P)'),
-    ):
-        if tensor.dim() != axes.count(',') + 1:
-            raise ValueError(
-                f'{NAME}: {name} got the shape {tuple(tensor.shape)}, expected '
-                f'{axes.count(",") + 1} axes {axes}.'
-            )
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f'{NAME}: {name} got {tensor.dtype}, expected a floating dtype.'
-            )
-        if tensor.device != value.device:
-            raise ValueError(
-                f"{NAME}: {name} got a tensor on '{tensor.device}', expected "
-                f"'{value.device}' as value."
-            )
-    if locations.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f'{NAME}: locations got {locations.dtype}, expected torch.float32: half '
-            'precision moves samples by up to a pixel. Compute them in float32.'
-        )
-    places = sum(h * w for h, w in shapes)
-    if any(h < 0 or w < 0 for h, w in shapes) or value.shape[1] != places:
-        raise ValueError(
-            f'{NAME}: value got {value.shape[1]} places, expected {places}, the sum '
-            f'over level_shapes {list(shapes)}.'
-        )
-    b, queries, heads = locations.shape[:3]
-    points = locations.shape[4]
-    expected = (value.shape[0], queries, value.shape[2], len(shapes), points, 2)
-    if tuple(locations.shape) != expected:
-        raise ValueError(
-            f'{NAME}: locations got the shape {tuple(locations.shape)}, expected '
-            f'{expected} (B and heads of value, levels of level_shapes, x and y).'
-        )
-    if tuple(weights.shape) != (b, queries, heads, len(shapes), points):
-        raise ValueError(
-            f'{NAME}: weights got the shape {tuple(weights.shape)}, expected '
-            f'{(b, queries, heads, len(shapes), points)} as locations.'
-        )

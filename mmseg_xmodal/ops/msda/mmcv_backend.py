@@ -47,10 +47,13 @@ def forward(
     value: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor
 ) -> Tensor:
     """Sum the weighted samples; shapes as in :func:`.reference.forward`."""
+    b, queries = locations.shape[:2]
+    if not b:  # which no step divides
+        return value.new_zeros((b, queries, value.shape[2] * value.shape[3]))
     sizes, starts = _levels(tuple(shapes), value.device)
     wide = _wide([value, locations, weights], value)
     out = _extension().ms_deform_attn_forward(
-        wide[0], sizes, starts, wide[1], wide[2], im2col_step=_step(value.shape[0])
+        wide[0], sizes, starts, wide[1], wide[2], im2col_step=_step(b)
     )
     return out.to(value.dtype)
 
@@ -71,17 +74,19 @@ def backward(
         )
     sizes, starts = _levels(tuple(shapes), value.device)
     inputs = _wide([value, locations, weights], value)
-    grads = [torch.zeros_like(x) for x in inputs]
-    _extension().ms_deform_attn_backward(
-        inputs[0],
-        sizes,
-        starts,
-        inputs[1],
-        inputs[2],
-        *_wide([grad], value),
-        *grads,
-        im2col_step=_step(value.shape[0]),
-    )
+    layout = torch.contiguous_format
+    grads = [torch.zeros_like(x, memory_format=layout) for x in inputs]
+    if len(value):
+        _extension().ms_deform_attn_backward(
+            inputs[0],
+            sizes,
+            starts,
+            inputs[1],
+            inputs[2],
+            *_wide([grad], value),
+            *grads,
+            im2col_step=_step(len(value)),
+        )
     return (
         grads[0].to(value.dtype),
         grads[1].to(locations.dtype),

@@ -66,10 +66,11 @@ def forward(
         - output: (B, Q, H * D)
     """
     b, _, heads, channels = value.shape
+    queries = locations.shape[1]
     samples = _Samples(value, shapes, locations, weights)
     used = samples.used_levels()
     out = value.new_zeros((samples.rows, heads * channels), dtype=samples.dtype)
-    table = value.to(samples.dtype).reshape(-1, channels)
+    table = value.to(samples.dtype).reshape(value.shape[:3].numel(), channels)
     per_row = heads * len(used) * samples.points * 4
     for block in samples.blocks(_limit(_CORNERS, value), per_row) if used else []:
         rows = samples.weights[block].shape[0]
@@ -88,7 +89,7 @@ def forward(
             mode='sum',
         )
         out[block] = bags.view(rows, -1)
-    return out.view(b, -1, heads * channels).to(value.dtype)
+    return out.view(b, queries, heads * channels).to(value.dtype)
 
 
 def backward(
@@ -110,9 +111,11 @@ def backward(
     heads, channels, points = samples.heads, samples.channels, samples.points
     # Expanded gradients, as of a sum, have strides of 0 that products are slow with.
     go = grad.to(samples.dtype).contiguous().view(samples.rows * heads, channels)
-    grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
-    grad_location = torch.zeros_like(samples.locations)
-    grad_weight = torch.zeros_like(samples.weights)
+    # Contiguous, as the fake of the operator promises, whatever the inputs are.
+    layout = torch.contiguous_format
+    grad_value = torch.zeros_like(value, memory_format=layout)
+    grad_location = torch.zeros_like(samples.locations, memory_format=layout)
+    grad_weight = torch.zeros_like(samples.weights, memory_format=layout)
     table = value.to(samples.dtype).reshape(value.shape[:3].numel(), channels)
     limit = min(_limit(_CORNERS, value), _limit(_GATHERED, value) // max(channels, 1))
     for level in samples.used_levels():
@@ -166,7 +169,7 @@ def _scatter_level(
 ) -> None:
     """Write the gradient of one level's values, image by image to save memory."""
     b, places, heads, channels = grad_value.shape
-    queries = len(entry) // b
+    queries = len(entry) // max(b, 1)
     for image in range(b):
         rows = slice(image * queries, (image + 1) * queries)
         first = (image * places + start) * heads
@@ -219,14 +222,15 @@ def composite(
         if not height * width:
             continue
         start, places = starts_of(shapes)[level], height * width
-        part = value[:, start : start + places].to(dtype).reshape(-1, channels)
+        part = value[:, start : start + places].to(dtype)
+        part = part.reshape(b * places * heads, channels)
         image = torch.arange(b, device=value.device).view(-1, 1)
-        base = image.expand(b, queries).reshape(-1, 1, 1) * places
-        where = locations[:, :, :, level].reshape(-1, heads, points, 2)
+        base = image.expand(b, queries).reshape(b * queries, 1, 1) * places
+        where = locations[:, :, :, level].reshape(b * queries, heads, points, 2)
         found = corners(where, (height, width), base)
         rows = part.index_select(0, found.entry.reshape(-1))
         rows = rows.view(b, queries, heads, points * 4, channels)
-        factor = weights[:, :, :, level].reshape(-1, heads, points, 1)
+        factor = weights[:, :, :, level].reshape(b * queries, heads, points, 1)
         factor = (found.weight * factor).view(b, queries, heads, points * 4, 1)
         out = out + (rows * factor).sum(dim=3)
     return out.view(b, queries, heads * channels).to(value.dtype)

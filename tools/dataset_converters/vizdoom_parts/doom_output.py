@@ -116,13 +116,15 @@ class SplitWriter:
         write_json(self.root / f'frames_{self.split}.json', self.frames, indent=None)
 
     def statistics(self) -> dict[str, Any]:
-        """Share of the pixels and of the frames, by class name."""
+        """Number and share of the pixels and of the frames, by class name."""
         names = (*CLASSES, 'ignored')
         pixels = self.pixels / max(self.pixels.sum(), 1)
         frames = self.frames_with / max(len(self.frames), 1)
         return {
             'frames': len(self.frames),
             'boxes': len(self._annotations),
+            'pixel_count': dict(zip(names, self.pixels.tolist(), strict=True)),
+            'frame_count': dict(zip(names, self.frames_with.tolist(), strict=True)),
             'pixel_share': {
                 n: round(float(v), 5) for n, v in zip(names, pixels, strict=True)
             },
@@ -133,14 +135,17 @@ class SplitWriter:
 
 
 def table(statistics: dict[str, dict[str, Any]]) -> str:
-    """Class statistics of all splits as text, per cent of pixels and of frames."""
+    """Class statistics of all splits as text: pixels and frames, and per cent."""
     lines = [
-        f'{"class":<10}'
-        + ''.join(f'{s + " px %":>12}{"frames %":>10}' for s in statistics)
+        f'{split}: {s["frames"]} frames, {s["boxes"]} boxes'
+        for split, s in statistics.items()
     ]
+    heads = (f'{s + " px":>14}{"%":>7}{"frames":>8}{"%":>7}' for s in statistics)
+    lines.append(f'{"class":<10}{"".join(heads)}')
     for name in (*CLASSES, 'ignored'):
         cells = ''.join(
-            f'{100 * s["pixel_share"][name]:12.2f}{100 * s["frame_share"][name]:10.1f}'
+            f'{s["pixel_count"][name]:14d}{100 * s["pixel_share"][name]:7.2f}'
+            f'{s["frame_count"][name]:8d}{100 * s["frame_share"][name]:7.1f}'
             for s in statistics.values()
         )
         lines.append(f'{name:<10}{cells}')

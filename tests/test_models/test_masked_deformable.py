@@ -1,0 +1,132 @@
+"""Deformable attention with holes against a softmax over the cells that are seen."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmseg_xmodal.models.layers.masked_deformable import DeformableAttention
+
+from .helpers import rand, randomise
+from .neck_cases import SIZES, build, stack, streams_of
+
+
+def _deformable() -> tuple[DeformableAttention, tuple, list]:
+    """Two heads, three points on each of a 4x5 and a 2x3 map, a third of it holes."""
+    torch.manual_seed(0)
+    attention = DeformableAttention(8, 2, 2, 3)
+    randomise(attention)
+    attention.sampling_offsets.weight.data.mul_(2)
+    x, source = rand(1, 6, 8), rand(1, 26, 8, seed=1)
+    seen = (rand(1, 26, seed=2) > -0.3).float()
+    return attention, (x, torch.rand(6, 2), source, seen), [(4, 5), (2, 3)]
+
+
+def _plain_deformable(attention, arguments, sizes, locations) -> Tensor:
+    """A softmax over all seen cells around all points, one query and head at a time."""
+    x, _, source, seen = arguments
+    value = attention.value_proj(source).view(26, 2, 4)
+    logits = attention.attention_weights(x).view(6, 2, 2, 3)
+    out = torch.zeros(6, 2, 4)
+    for q, head in itertools.product(range(6), range(2)):
+        keys, values = [], []
+        for (m, (h, w)), p in itertools.product(enumerate(sizes), range(3)):
+            px = locations[0, q, head, m, p, 0] * w - 0.5
+            py = locations[0, q, head, m, p, 1] * h - 0.5
+            for cy, cx in itertools.product(
+                (py.floor(), py.floor() + 1), (px.floor(), px.floor() + 1)
+            ):
+                if not (0 <= cy < h and 0 <= cx < w):
+                    continue
+                cell = int(20 * m + cy * w + cx)
+                share = (1 - (py - cy).abs()) * (1 - (px - cx).abs())
+                if seen[0, cell] and share > 0:
+                    keys.append(logits[q, head, m, p] + share.log())
+                    values.append(value[cell, head])
+        if keys:
+            out[q, head] = torch.stack(keys).softmax(0) @ torch.stack(values)
+    return attention.output_proj(out.view(1, 6, 8))
+
+
+@pytest.mark.parametrize('spread', [1, 30])
+def test_deformable_attention_is_a_softmax_over_valid_cells(spread):
+    """Every cell around every point is a key; invalid and outside ones are masked."""
+    attention, arguments, sizes = _deformable()
+    attention.attention_weights.weight.data.mul_(spread)
+    out, (locations, _) = attention(*arguments, sizes)
+    expected = _plain_deformable(attention, arguments, sizes, locations)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('logit', [14.0, 100.0])
+@pytest.mark.parametrize('dtype', [None, torch.float16, torch.bfloat16])
+def test_a_point_in_a_hole_leaves_the_others_their_weight(logit, dtype):
+    """However large its logit is."""
+    attention = DeformableAttention(8, 2, 1, 2)
+    attention.reset_parameters()
+    attention.sampling_offsets.bias.data.zero_()
+    offsets = attention.sampling_offsets.bias.data.view(2, 1, 2, 2)
+    offsets[:, 0, 0, 0] = 2.0  # the first point lies two cells to the right
+    attention.attention_weights.bias.data.view(2, 2)[:, 0] = logit
+    seen = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    x, source = rand(1, 1, 8), rand(1, 4, 8, seed=1).requires_grad_()
+    place = torch.tensor([[0.25, 0.5]])  # between the first two cells
+    with torch.autocast('cpu', dtype or torch.float16, enabled=dtype is not None):
+        out, (_, weights) = attention(x, place, source, seen, [(1, 4)])
+        value = attention.value_proj(source)
+        expected = attention.output_proj(value[:, :2].mean(1, keepdim=True))
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights[0, 0, :, 0], torch.tensor([[0.0, 1.0]] * 2))
+    tolerance = {} if dtype is None else dict(atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(out, expected, **tolerance)
+    out.float().square().sum().backward()
+    assert source.grad[0, :2].any()
+    assert not source.grad[0, 2:].any()
+    assert all(p.grad.isfinite().all() for p in attention.parameters())
+
+
+def test_a_query_that_sees_nothing_gets_zeros_and_finite_gradients():
+    attention, (x, places, source, _), sizes = _deformable()
+    x.requires_grad_()
+    out, (_, weights) = attention(x, places, source, torch.zeros(1, 26), sizes)
+    assert not out.any()
+    assert not weights.any()
+    out.sum().backward()
+    assert not x.grad.any()
+    assert all(p.grad.isfinite().all() for p in attention.parameters())
+
+
+def test_a_missing_map_with_large_logits_leaves_the_others_their_weight():
+    attention = DeformableAttention(8, 2, 2, 3)
+    attention.reset_parameters()
+    bias = attention.attention_weights.bias.data.view(2, 2, 3)
+    bias[:, 0] = 1000.0
+    seen = torch.ones(1, 26)
+    seen[:, :20] = 0
+    arguments = rand(1, 6, 8), torch.rand(6, 2), rand(1, 26, 8, seed=1), seen
+    out, sampled = attention(*arguments, [(4, 5), (2, 3)])
+    assert out.abs().sum() > 0
+    assert not sampled[1][:, :, :, 0].any()
+
+
+def test_the_points_find_a_shifted_partner():
+    """What the depth map holds two cells to the right can be read there."""
+    neck = build('deformable', anchor=0)
+    attention = neck.blocks[0].attn
+    attention.sampling_offsets.weight.data.zero_()
+    attention.sampling_offsets.bias.data.zero_()
+    attention.sampling_offsets.bias.data.view(2, 4, 2, 2)[:, 2, :, 0] = 2.0
+    bias = attention.attention_weights.bias.data.view(2, 4, 2)
+    attention.attention_weights.weight.data.zero_()
+    bias.zero_()
+    bias[:, 2] = 50.0  # the first level of the second stream
+    full = [[torch.ones(2, 1, *s)] * 2 for s in SIZES]
+    levels = streams_of()
+    before = neck(stack(levels, full))[0]
+    levels[0][1][:, :, 3, 6] += 1
+    after = neck(stack(levels, full))[0]
+    moved = (after - before).abs().sum((0, 1)) > 1e-4
+    assert moved.nonzero().tolist() == [[3, 4]]
