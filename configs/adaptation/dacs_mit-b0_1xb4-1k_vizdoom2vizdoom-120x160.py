@@ -3,7 +3,7 @@
 Data:     python tools/dataset_converters/vizdoom.py data/vizdoom160 --size 160 120
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Hardware: CPU, 1 thread. 2 images of each domain. From scratch, lr 1e-3.
-Published: none, the data set is made here. Measured: not run.
+Published: none, the data set is made here. Measured: README.md beside it.
 """
 
 _base_ = ['../cmx/mit-b0-rgb_1xb4-1k_vizdoom-120x160.py']

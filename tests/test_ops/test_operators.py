@@ -29,6 +29,15 @@ def turned(x):
 # one image than with two.
 LAYOUTS = pytest.mark.parametrize('layout', [plain, turned])
 BATCHES = pytest.mark.parametrize('batch', [1, 2])
+QUICK = ('test_schema', 'test_autograd_registration', 'test_faketensor')
+
+
+def opcheck(name, arguments, layout, batch):
+    """Trace for all sizes, which takes seconds, in one of the layouts only."""
+    every = (*QUICK, 'test_aot_dispatch_dynamic')
+    whole = layout is plain and batch == 2
+    operator = getattr(torch.ops.xmodal, name).default
+    torch.library.opcheck(operator, arguments, test_utils=every if whole else QUICK)
 
 
 def criss_cross_inputs(batch=2):
@@ -42,26 +51,21 @@ def criss_cross_inputs(batch=2):
 def test_msda_operators(layout, batch):
     inputs = [layout(x).requires_grad_() for x in msda_inputs(batch=batch)]
     arguments = (inputs[0], FLAT, inputs[1], inputs[2], 'torch')
-    torch.library.opcheck(torch.ops.xmodal.msda.default, arguments)
+    opcheck('msda', arguments, layout, batch)
     grad = layout(torch.randn(batch, 7, 10, dtype=torch.float64)).requires_grad_()
     for needs in ((True, True), (True, False), (False, True)):
-        torch.library.opcheck(
-            torch.ops.xmodal.msda_backward.default, (grad, *arguments, *needs)
-        )
+        opcheck('msda_backward', (grad, *arguments, *needs), layout, batch)
 
 
 @LAYOUTS
 @BATCHES
 def test_criss_cross_operators(layout, batch):
     inputs = [layout(x).requires_grad_() for x in criss_cross_inputs(batch)]
-    torch.library.opcheck(torch.ops.xmodal.criss_cross.default, (*inputs, 0.5, 'torch'))
+    opcheck('criss_cross', (*inputs, 0.5, 'torch'), layout, batch)
     out, total = torch.ops.xmodal.criss_cross(*inputs, 0.5, 'torch')
     grad = layout(torch.randn(out.shape, dtype=out.dtype))
-    arguments = (grad, *inputs, out, total, 0.5, 'torch')
-    arguments = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
-    torch.library.opcheck(
-        torch.ops.xmodal.criss_cross_backward.default, tuple(arguments)
-    )
+    tensors = [x.detach() for x in (grad, *inputs, out, total)]
+    opcheck('criss_cross_backward', (*tensors, 0.5, 'torch'), layout, batch)
 
 
 def modality_inputs(stacked, batch):
@@ -81,26 +85,14 @@ def modality_inputs(stacked, batch):
 def test_modality_operators(stacked, layout, batch):
     q, k, v = modality_inputs(stacked, batch)
     q, *rest = (layout(x).requires_grad_() for x in (q, *k, *v))
-    keys, values = rest[: len(k)], rest[len(k) :]
     mask = layout(torch.rand(batch, 2, 6) > 0.3)
-    arguments = (keys, values, mask)
-    torch.library.opcheck(
-        torch.ops.xmodal.modality.default, (q, *arguments, 0.5, 'torch')
-    )
-    out, weights = torch.ops.xmodal.modality(q, *arguments, 0.5, 'torch')
+    arguments = (q, rest[: len(k)], rest[len(k) :], mask)
+    opcheck('modality', (*arguments, 0.5, 'torch'), layout, batch)
+    out, weights = torch.ops.xmodal.modality(*arguments, 0.5, 'torch')
+    grad = layout(torch.randn(out.shape, dtype=out.dtype))
     for given in (None, layout(torch.randn(weights.shape, dtype=weights.dtype))):
-        torch.library.opcheck(
-            torch.ops.xmodal.modality_backward.default,
-            (
-                layout(torch.randn(out.shape, dtype=out.dtype)),
-                given,
-                q,
-                *arguments,
-                weights.detach(),
-                0.5,
-                'torch',
-            ),
-        )
+        tensors = (grad, given, *arguments, weights.detach())
+        opcheck('modality_backward', (*tensors, 0.5, 'torch'), layout, batch)
 
 
 class Msda(nn.Module):
