@@ -66,3 +66,18 @@ def test_a_check_that_cannot_run_is_one_failure(
     found = OPS.run_checks('cpu')
     assert found == {'first': 'RuntimeError: does not compile', 'second': ''}
     assert 'FAILED first: RuntimeError' in capsys.readouterr().err
+
+
+def test_some_cases_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(ops_checks, 'all_checks', lambda device: [])
+    small = ['--device', 'cpu', '--quick', '--repeats', '1']
+    OPS.main([*small, '--only', '^criss|decoder'])
+    table = capsys.readouterr().out
+    assert 'criss-cross, 8x12' in table
+    assert 'deformable, decoder, small' in table
+    assert 'modality' not in table
+    with pytest.raises(SystemExit):
+        OPS.main([*small, '--only', 'nothing'])
+    assert "--only 'nothing' fits none of the cases" in capsys.readouterr().err

@@ -34,6 +34,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--quick', action='store_true', help='small sizes')
+    parser.add_argument('--only', help='regular expression of the cases to time')
     parser.add_argument('--checks-only', action='store_true')
     parser.add_argument('--out', help='default on CUDA: benchmarks/<gpu>.json')
     args = parser.parse_args(argv)
@@ -103,6 +104,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     bandwidth = ops_measure.copy_bandwidth(args.device, size, 10)
     where = (args.device, args.dtypes, args.quick, args.seed)
     cases = [*ops_cases.msda_cases(*where), *ops_cases.other_cases(*where)]
+    if args.only is not None:
+        names = sorted({case.name for case in cases})
+        cases = [case for case in cases if re.search(args.only, case.name)]
+        if not cases:
+            common.fail(f'--only {args.only!r} fits none of the cases {names}')
     found = []
     for case in cases:
         for mode in ('forward', 'training'):
@@ -117,6 +123,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             'repeats': args.repeats,
             'seed': args.seed,
             'quick': args.quick,
+            'only': args.only,
         },
         'copy_gb_per_second': bandwidth / 1e9,
         'header': [
