@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from mmseg_xmodal.models.fusion import build_fusions
@@ -273,37 +272,3 @@ def test_behind_a_backbone_a_missing_modality_has_no_say(name):
     out, changed = (model(images, mode='tensor') for images in (x, other))
     assert torch.equal(out[0], changed[0])
     assert not torch.allclose(out[1], changed[1])
-
-
-@pytest.mark.parametrize('neck', ['SelfAttentionNeck', 'PromptAttentionNeck'])
-def test_a_stock_model_gets_its_attention_variant(neck):
-    """The snippet of configs/attention/README.md, on a small ResNet."""
-    settings = dict(type=f'mmseg_xmodal.{neck}', in_channels=[8, 16, 32, 64])
-    if neck == 'PromptAttentionNeck':
-        settings['num_tokens'] = 3
-    norm = dict(type='BN', requires_grad=True)
-    model = MODELS.build(
-        dict(
-            type='mmseg.EncoderDecoder',
-            data_preprocessor=dict(type='mmseg.SegDataPreProcessor'),
-            backbone=dict(
-                type='mmseg.ResNet', depth=18, base_channels=8, norm_cfg=norm
-            ),
-            neck=settings,
-            decode_head=dict(
-                type='mmseg.FCNHead',
-                in_channels=64,
-                in_index=3,
-                channels=8,
-                num_classes=3,
-                norm_cfg=norm,
-            ),
-            test_cfg=dict(mode='whole'),
-        )
-    )
-    x = rand(2, 3, 64, 96).requires_grad_()
-    out = model(x, mode='tensor')
-    assert out.shape == (2, 3, 2, 3)
-    F.cross_entropy(out, torch.zeros(2, 2, 3, dtype=torch.long)).backward()
-    assert x.grad.abs().sum() > 0
-    assert model.neck.levels[3][0].mlp.fc1.weight.grad.abs().sum() > 0
