@@ -98,9 +98,10 @@ def rounding_bounds(q, k, v, unit):
         return torch.autograd.grad(criss_cross_einsum(q, k, values), values, x)[0]
 
     q, k, v = q.detach(), k.detach(), v.detach()
-    sizes = v.abs().sum(1, keepdim=True)  # what a product with ones adds up
-    by_query = attend(sizes * k.abs()) + 3 * attend(sizes) * attend(k.abs())
-    by_key = sizes * spread(q.abs()) + 3 * spread(q.abs() * attend(sizes))
+    product = v.sum(1, keepdim=True).abs()  # of a gradient of ones and a value
+    mean = 3 * attend(v.abs().sum(1, keepdim=True))
+    by_query = attend(product * k.abs()) + mean * attend(k.abs())
+    by_key = product * spread(q.abs()) + spread(q.abs() * mean)
     by_value = 3 * spread(torch.ones_like(v))
     grads = torch.autograd.grad(
         criss_cross_einsum(*(x.requires_grad_() for x in (q, k, v))).sum(), (q, k)
