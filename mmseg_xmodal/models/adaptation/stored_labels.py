@@ -42,9 +42,6 @@ class StoredPseudoLabels(AdaptationTerm):
     NAME = 'stored'
     GRAPHS = ('target',)
 
-    def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
-        super().__init__(weight, name)
-
     def attach(self, student: Any) -> None:
         """Refuse a student without one map of logits."""
         check_one_map(student, type(self).__name__)
