@@ -87,6 +87,8 @@ class MultiModalSegDataset(BaseSegDataset):
         )
         if ontology is not None:
             self._adopt(DomainOntology.build(ontology))
+        # mmseg's confusion_matrix.py looks here, also for classes of the config.
+        self.__dict__['METAINFO'] = self._metainfo
         if not lazy_init:
             self.full_init()
 

@@ -1,5 +1,5 @@
 from .panels import Tile, compose, save_panel
-from .views import ModalityView, view_from_image, views_from_stack
+from .views import ModalityView, view_from_image, views_from_inputs, views_from_stack
 from .visualizer import XModalVisualizer, default_palette
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     'default_palette',
     'save_panel',
     'view_from_image',
+    'views_from_inputs',
     'views_from_stack',
 ]

@@ -124,6 +124,41 @@ def views_from_stack(
     }
 
 
+def views_from_inputs(
+    stack: Tensor | np.ndarray,
+    layout: ModalityLayout | None,
+    kept: Collection[str] | None = None,
+    threshold: float = 0.5,
+) -> dict[str, ModalityView]:
+    """One view per modality of what a pipeline gives, or of an ordinary BGR image.
+
+    Args:
+        stack: What the pipeline hands to the preprocessor.
+        layout: The modalities in it; None for the three channels of plain mmseg.
+        kept: See :func:`views_from_stack`.
+        threshold: See :func:`views_from_stack`.
+
+    Shape:
+        - stack: (C, H, W).
+
+    Raises:
+        ValueError: If the channels do not fit the layout, or there is none and they
+            are not three.
+    """
+    if layout is not None:
+        return views_from_stack(stack, layout, kept, threshold)
+    array = stack.cpu().numpy() if isinstance(stack, Tensor) else np.asarray(stack)
+    if array.ndim != 3 or array.shape[0] != 3:
+        raise ValueError(
+            f'The input has the shape {tuple(array.shape)}, and no layout names its '
+            'channels, expected (3, H, W) in BGR. Several modalities need '
+            "type='mmseg_xmodal.MultiModalSegDataset' in the data set, and in the "
+            "model data_preprocessor=dict(type='mmseg_xmodal.ModalityPreprocessor', "
+            'modalities=modalities).'
+        )
+    return {'image': view_from_image(array.transpose(1, 2, 0)[..., ::-1])}
+
+
 def _view(
     stack: np.ndarray,
     layout: ModalityLayout,

@@ -4,6 +4,7 @@ from .seeded import (
     SeededDefaultSampler,
     SeededIndex,
     SeededInfiniteSampler,
+    derive_seed,
     seeded_rng,
 )
 
@@ -14,5 +15,6 @@ __all__ = [
     'SeededDefaultSampler',
     'SeededIndex',
     'SeededInfiniteSampler',
+    'derive_seed',
     'seeded_rng',
 ]

@@ -81,6 +81,11 @@ def expect_stack(channels: int, dtype: str, layout: ModalityLayout, where: str) 
     if channels == layout.stack_channels and (dtype == wanted or dtype != 'uint8'):
         return
     colour = [m.name for m in layout if m.order is not None] or list(layout.names[:1])
+    random_image = (channels, dtype) == (3, 'float32')
+    flops = (
+        " mmseg's get_flops.py gives every model 3 channels: use "
+        'tools/benchmark/speed.py, which counts them too.'
+    )
     raise ValueError(
         f'{where} got a stack of {channels} {dtype} channels, but {layout} makes '
         f'{layout.stack_channels} {wanted} channels (values, then validity). A '
@@ -89,6 +94,7 @@ def expect_stack(channels: int, dtype: str, layout: ModalityLayout, where: str) 
         f"dict(type='mmseg_xmodal.OnModalities', names={colour}, "
         "transforms=[dict(type='PhotoMetricDistortion')]). If none is there, the "
         '`modalities` dicts of the loader and of this part differ: give both the same.'
+        + (flops if random_image else '')
     )
 
 

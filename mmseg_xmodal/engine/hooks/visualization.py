@@ -17,8 +17,7 @@ from mmseg_xmodal.structures import ModalityLayout
 from mmseg_xmodal.visualization import (
     ModalityView,
     XModalVisualizer,
-    view_from_image,
-    views_from_stack,
+    views_from_inputs,
 )
 
 
@@ -170,18 +169,10 @@ def batch_views(
     stack, meta = plainest_view(data_batch, index)
     layout = getattr(preprocessor, 'layout', None)
     if isinstance(layout, ModalityLayout):
-        views = views_from_stack(
-            stack, layout, preprocessor.kept_modalities, preprocessor.validity_threshold
-        )
-    elif stack.shape[0] == 3:
-        bgr = stack.cpu().numpy().transpose(1, 2, 0)
-        views = {'image': view_from_image(bgr[..., ::-1])}
+        kept, threshold = preprocessor.kept_modalities, preprocessor.validity_threshold
+        views = views_from_inputs(stack, layout, kept, threshold)
     else:
-        raise ValueError(
-            f'The stack has {stack.shape[0]} channels, and no layout names them: '
-            f'{type(preprocessor).__name__} has none. Set data_preprocessor=dict(type='
-            "'mmseg_xmodal.ModalityPreprocessor', modalities=modalities)."
-        )
+        views = views_from_inputs(stack, None)
     if meta.get('flip'):
         direction = meta['flip_direction']
         views = {name: view.flipped(direction) for name, view in views.items()}
