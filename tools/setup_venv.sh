@@ -94,8 +94,13 @@ install_torch
   > "$venv/constraints.txt"
 constraint=(-c "$venv/constraints.txt")
 case $stack in
-  onedl) install -e '.[onedl,encoders,demo,dev]' ;;
-  openmmlab) install_openmmlab && install -e '.[encoders,demo,dev]' ;;
+  onedl) install -e '.[onedl,encoders,demo,tif,exr,dev]' ;;
+  openmmlab)
+    install_openmmlab
+    install -e '.[encoders,demo,tif,exr,dev]'
+    # Dense heads of mmdet behind MMDetHead, and mmseg's Mask2Former, are tested here.
+    install mmdet==3.3.0
+    ;;
   *) say "unknown stack $stack, expected onedl or openmmlab"; exit 2 ;;
 esac
 mend_torchvision

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# PyTorch before 2.8 launches its kernels with one block per window on this axis.
+_MOST_WINDOWS = 65535
+
 
 def windowed_cross_attention(
     q: Tensor,
@@ -97,6 +100,19 @@ def _partition_mask(mask: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def _attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None
+) -> Tensor:
+    """Attend in every window, a launchable number of them at a time."""
+    if len(q) <= _MOST_WINDOWS:
+        return _attend_at_once(q, k, v, mask, scale)
+    parts = [x.split(_MOST_WINDOWS) for x in (q, k, v)]
+    masks = [None] * len(parts[0]) if mask is None else mask.split(_MOST_WINDOWS)
+    return torch.cat(
+        [_attend_at_once(*x, scale) for x in zip(*parts, masks, strict=True)]
+    )
+
+
+def _attend_at_once(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None
 ) -> Tensor:
     if mask is None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmseg_xmodal.ops import criss_cross_attention
-from mmseg_xmodal.ops.criss_cross import reference
+from mmseg_xmodal.ops.criss_cross import api, reference
 
 from xbench.ops_forms import criss_cross_einsum  # isort: skip  # path of the conftest
 from xbench.ops_measure import peak_bytes  # isort: skip
@@ -74,6 +74,26 @@ def test_strips_one_at_a_time_change_nothing(monkeypatch):
         torch.autograd.grad(got.square().sum(), tensors), grads, strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+def test_small_images_go_together():
+    q, v = torch.empty(32, 8, 6, 5), torch.empty(32, 16, 6, 5)
+    assert len(reference._chunks(q, v, rows=True)) == 1
+    large = torch.empty(2, 64, 128, 256, device='meta')
+    parts = reference._chunks(large, large, rows=True)
+    assert {images.stop - images.start for images, _ in parts} == {1}
+
+
+@pytest.mark.parametrize(('channels', 'fits'), [(384, False), (192, True)])
+def test_interleaved_heads_reach_far(monkeypatch, channels, fits):
+    """Heads of one (B, H, W, 3 C) map, as the neck gives them, share their extent."""
+    seen = []
+    monkeypatch.setattr(api.dispatch, 'choose', lambda *_, **k: seen.append(k['unfit']))
+    size, strides = (8, channels // 8, 1024, 2048), (channels // 8, 1)
+    strides += (3 * channels * 2048, 3 * channels)
+    q = torch.empty_strided(size, strides, device='meta')
+    api._choose(q, q, q, 'auto')
+    assert (seen == [None]) == fits
 
 
 def test_large_scores_do_not_overflow():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmseg_xmodal.ops import windowed_cross_attention
+from mmseg_xmodal.ops import window_attention, windowed_cross_attention
 
 from xbench.ops_forms import windows_all_pairs  # isort: skip  # path of the conftest
 
@@ -136,3 +136,21 @@ def test_bad_input(case):
         windowed_cross_attention(**{**good, 'window': 2, **change})
     # What was got, what was expected, and then what to change.
     assert re.search(r' got .* expected .*\. [A-Z].*\.$', str(caught.value))
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_more_windows_than_a_launch_takes(monkeypatch, masked):
+    q, k, v = (draw(2, 6, 8, 2, 4, seed=i) for i in range(3))
+    mask = draw(2, 6, 8, seed=3) > 0 if masked else None
+    whole = windowed_cross_attention(q, k, v, 2, mask)
+    sizes = []
+    attend = window_attention._attend_at_once
+
+    def counted(q, *rest):
+        sizes.append(len(q))
+        return attend(q, *rest)
+
+    monkeypatch.setattr(window_attention, '_attend_at_once', counted)
+    monkeypatch.setattr(window_attention, '_MOST_WINDOWS', 10)
+    torch.testing.assert_close(windowed_cross_attention(q, k, v, 2, mask), whole)
+    assert sizes == [10, 10, 4]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from typing import Any
 
 import pytest
+import torch
 
 from tests.benchmark_scripts import load_script
 
 OPS = load_script('ops')
-from xbench import ops_checks, ops_targets  # noqa: E402  isort: skip
+from xbench import ops_alone, ops_cases, ops_checks, ops_targets  # noqa: E402  isort: skip
 
 
 def entry(name: str, dtype: str = 'fp32', mode: str = 'training', **forms: Any) -> dict:
@@ -81,3 +84,53 @@ def test_some_cases_alone(
     with pytest.raises(SystemExit):
         OPS.main([*small, '--only', 'nothing'])
     assert "--only 'nothing' fits none of the cases" in capsys.readouterr().err
+
+
+def test_a_kernel_that_fails_does_not_hide_the_other_checks() -> None:
+    """The cases are made before any check runs, without a run of ours."""
+
+    def broken(*tensors: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError('does not compile')
+
+    x = torch.zeros(2, 3)
+    case = ops_cases._dense('name', 'fp32', [x, x, x], {'ours': broken}, x)
+    assert (case.bytes, case.bytes_training) == (4 * 24, 4 * (2 * 24 + 18))
+
+
+def test_a_baseline_that_needs_too_much_memory_is_a_row() -> None:
+    def greedy(*tensors: torch.Tensor) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError('too much')
+
+    x = torch.rand(4, 4)
+    forms = {'ours': torch.mul, 'plain': greedy}
+    case = ops_cases._dense('name', 'fp32', [x, x], forms, x)
+    args = OPS.parse_args(['--device', 'cpu', '--repeats', '1'])
+    found = OPS.measure_case(case, 'training', args)
+    assert found['forms']['plain'] == dict(seconds=None, mib=None)
+
+
+@pytest.mark.parametrize(
+    ('options', 'name'),
+    [
+        ([], 'benchmarks/some_gpu_80gb.json'),
+        (['--only', 'criss'], None),
+        (['--dtypes', 'bf16'], None),
+        (['--quick'], None),
+    ],
+)
+def test_a_part_does_not_replace_the_whole_table(monkeypatch, options, name) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda _: 'Some GPU-80GB')
+    assert OPS.default_name(OPS.parse_args(options)) == name
+
+
+def test_a_stack_without_mmcv_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda n: None if n == 'mmcv' else found(n)
+    )
+    for name in [n for n in sys.modules if n.split('.')[0] == 'mmseg_xmodal']:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(importlib, 'import_module', sys.modules.get)
+    ops_alone.import_ops()
+    assert sys.modules['mmseg_xmodal'].__spec__ is None

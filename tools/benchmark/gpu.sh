@@ -47,8 +47,8 @@ print('python', platform.python_version())
 for name in ('torch', 'triton', 'mmengine', 'mmcv', 'mmseg', 'cv2'):
     try:
         print(name, importlib.import_module(name).__version__)
-    except ImportError as error:
-        print(name, 'cannot be imported:', error)
+    except Exception as error:  # mmseg asserts the version of mmcv
+        print(name, 'cannot be imported:', repr(error))
 print('torch CUDA', torch.version.cuda, 'sees', torch.cuda.device_count(), 'devices')
 PY
 "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
@@ -73,8 +73,30 @@ print(re.sub("[^a-z0-9]+", "_", torch.cuda.get_device_name().lower()).strip("_")
 "$PYTHON" tools/benchmark/ops.py --device cuda --out "$OUT/$name.json" $OPS_ARGS ||
     failed+=('ops.py')
 
-if [ "$PARTS" = ops ] || ! "$PYTHON" -c 'import mmseg_xmodal' 2>/dev/null; then
-    [ "$PARTS" = ops ] || echo 'no mmseg stack here: models and their tests are left out'
+stack() { # status 0: whole, 1: absent, else broken
+    "$PYTHON" - <<'PY'
+import sys
+from importlib.util import find_spec
+
+if not all(find_spec(name) for name in ('mmengine', 'mmcv', 'mmseg')):
+    sys.exit(1)
+try:
+    import mmseg_xmodal
+except Exception as error:
+    print(repr(error), file=sys.stderr)
+    sys.exit(2)
+PY
+}
+
+if [ "$PARTS" != ops ]; then
+    stack
+    case $? in
+        0) ;;
+        1) PARTS=ops; echo 'no mmseg stack here: models and their tests are left out' ;;
+        *) PARTS=ops; failed+=('import mmseg_xmodal (error above)') ;;
+    esac
+fi
+if [ "$PARTS" = ops ]; then
     echo '== tests of the operations marked gpu'
     if "$PYTHON" -c 'import pytest' 2>/dev/null; then
         "$PYTHON" -m pytest -m gpu -q -p no:cacheprovider --confcutdir tests/test_ops \

@@ -24,12 +24,13 @@ from xbench import common, ops_alone, ops_measure, ops_targets
 
 # A case whose two timings differ by more was disturbed.
 _STEADY = 1.1
+DTYPES = ('fp32', 'bf16', 'fp16')
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--device', default='cuda', help='cpu, cuda or cuda:N')
-    parser.add_argument('--dtypes', nargs='+', choices=['fp32', 'bf16', 'fp16'])
+    parser.add_argument('--dtypes', nargs='+', choices=DTYPES)
     parser.add_argument('--repeats', type=int, default=50)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--seed', type=int, default=0)
@@ -44,7 +45,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f'--device {args.device}: torch sees no CUDA device here')
     if args.dtypes is None:
         cuda = args.device.startswith('cuda')
-        args.dtypes = ['fp32', 'bf16', 'fp16'] if cuda else ['fp32']
+        args.dtypes = list(DTYPES) if cuda else ['fp32']
     return args
 
 
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
+    if args.device.startswith('cuda'):
+        torch.cuda.set_device(torch.device(args.device))  # events are recorded there
     ops_alone.import_ops()
     checks = run_checks(args.device)
     failed = [name for name, error in checks.items() if error]
@@ -73,8 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def default_name(args: argparse.Namespace) -> str | None:
-    """Name the result after the GPU; none for a CPU or a quick run."""
-    if args.quick or not args.device.startswith('cuda'):
+    """Name the result after the GPU; none for a CPU or a part of the cases."""
+    part = args.quick or args.only is not None or len(args.dtypes) < len(DTYPES)
+    if part or not args.device.startswith('cuda'):
         return None
     name = torch.cuda.get_device_name(torch.device(args.device))
     return f'benchmarks/{re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")}.json'
@@ -141,8 +145,8 @@ def measure_case(case: Any, mode: str, args: argparse.Namespace) -> dict[str, An
     forms: dict[str, Any] = {}
     for name, form in case.forms.items():
         tensors = case.baseline.get(name, case.tensors)
-        step = make_step(form, tensors, mode)
         try:
+            step = make_step(form, tensors, mode)
             forms[name] = {
                 'seconds': ops_measure.seconds(step, args.device, args.repeats),
                 'mib': ops_measure.peak_bytes(step, args.device) / 2**20,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import dispatch
 from ..launching import extent
+from ..precision import without_autocast
 from . import reference
 
 NAME = 'criss_cross_attention'
@@ -69,11 +70,12 @@ def _choose(q: Tensor, k: Tensor, v: Tensor, backend: str) -> str:
     unfit = None
     if not 1 <= q.shape[1] <= WIDEST:
         unfit = f'the Triton kernel takes 1 to {WIDEST} channels of q, not {q.shape[1]}'
-    elif max(extent(x) // max(len(x), 1) for x in (q, k, v)) >= 2**31:
+    elif max(extent(x[:1]) for x in (q, k, v)) >= 2**31:
         unfit = 'an image has 2**31 elements or more, and the Triton kernel 32 bits'
     return dispatch.choose(NAME, backend, q, argument='q', unfit=unfit, proven=False)
 
 
+@without_autocast
 def _run(
     q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -82,6 +84,7 @@ def _run(
     return reference.forward(q, k, v, scale)
 
 
+@without_autocast
 def _run_backward(
     grad: Tensor,
     q: Tensor,

@@ -13,10 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..precision import without_autocast
+
 # Scores, or channels of the strips, held at a time: 4 MiB and 32 MiB of float32.
 _HELD = {'cpu': 1 << 20, 'cuda': 1 << 23}
 
 
+@without_autocast
 def composite(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
     """Compute the same with all scores at once, for export and second gradients.
 
@@ -42,22 +45,30 @@ def _strips(x: Tensor, rows: bool) -> Tensor:
     return x.permute(0, 2, 3, 1) if rows else x.permute(0, 3, 2, 1)
 
 
-def _chunks(q: Tensor, v: Tensor, rows: bool) -> list[tuple[int, slice]]:
-    """Divide the strips of all images so that what one part needs stays small."""
+def _chunks(q: Tensor, v: Tensor, rows: bool) -> list[tuple[slice, slice]]:
+    """Divide images and strips so that what one part needs stays small.
+
+    Small images go together: each part is a dozen launches on a GPU.
+    """
     b, channels, height, width = q.shape
     count, length = (height, width) if rows else (width, height)
     limit = _HELD.get(q.device.type, _HELD['cuda'])
     per_strip = length * max(length, channels, v.shape[1])
     step = max(limit // max(per_strip, 1), 1)
-    return [(i, slice(j, j + step)) for i in range(b) for j in range(0, count, step)]
+    images = max(step // max(count, 1), 1)
+    return [
+        (slice(i, i + images), slice(j, j + step))
+        for i in range(0, b, images)
+        for j in range(0, count, step)
+    ]
 
 
 def _scores(q: Tensor, k: Tensor, scale: float, rows: bool) -> Tensor:
-    """(n, length, D) twice -> (n, length, length), the place itself in rows only."""
+    """(b, n, length, D) twice -> (b, n, length, length), the place in rows only."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    scores = torch.bmm(q.to(wide) * scale, k.to(wide).transpose(1, 2))
+    scores = (q.to(wide) * scale) @ k.to(wide).transpose(-1, -2)
     if not rows:
-        scores.diagonal(dim1=1, dim2=2).fill_(float('-inf'))
+        scores.diagonal(dim1=-2, dim2=-1).fill_(float('-inf'))
     return scores
 
 
@@ -80,18 +91,18 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
     for rows in _passes(q):
         queries, keys, values, results = (_strips(x, rows) for x in (q, k, v, out))
         totals = total if rows else total.transpose(1, 2)
-        for image, part in _chunks(q, v, rows):
-            scores = _scores(queries[image, part], keys[image, part], scale, rows)
+        for part in _chunks(q, v, rows):
+            scores = _scores(queries[part], keys[part], scale, rows)
             lse = scores.logsumexp(-1)
             weight = scores.sub_(lse.unsqueeze(-1)).exp_().to(v.dtype)
-            here = torch.bmm(weight, values[image, part])
+            here = weight @ values[part]
             if not rows:
-                before, place = totals[image, part], results[image, part]
+                before, place = totals[part], results[part]
                 share = torch.sigmoid(lse - before).unsqueeze(-1)
                 lse = torch.logaddexp(before, lse)
                 here = torch.lerp(place.to(wide), here.to(wide), share)
-            results[image, part] = here.to(v.dtype)
-            totals[image, part] = lse
+            results[part] = here.to(v.dtype)
+            totals[part] = lse
     return out, total
 
 
@@ -117,19 +128,18 @@ def backward(
         )
         by_query, by_key, by_value = (_strips(x, rows) for x in grads)
         totals = total if rows else total.transpose(1, 2)
-        for image, part in _chunks(q, v, rows):
-            query, key = queries[image, part], keys[image, part]
-            go = grad_out[image, part]
+        for part in _chunks(q, v, rows):
+            query, key, go = queries[part], keys[part], grad_out[part]
             weight = _scores(query, key, scale, rows)
-            weight = weight.sub_(totals[image, part].unsqueeze(-1)).exp_()
+            weight = weight.sub_(totals[part].unsqueeze(-1)).exp_()
             half = weight.to(v.dtype)
-            by_value[image, part] += torch.bmm(half.transpose(1, 2), go)
+            by_value[part] += half.transpose(-1, -2) @ go
             # The softmax spans both strips, so its mean gradient comes from the result.
-            mean = (go.to(wide) * result[image, part].to(wide)).sum(-1, keepdim=True)
-            by_score = torch.bmm(go, values[image, part].transpose(1, 2)).to(wide)
+            mean = (go.to(wide) * result[part].to(wide)).sum(-1, keepdim=True)
+            by_score = (go @ values[part].transpose(-1, -2)).to(wide)
             by_score = by_score.sub_(mean).mul_(weight).mul_(scale)
-            by_query[image, part] += torch.bmm(by_score, key.to(wide))
-            by_key[image, part] += torch.bmm(by_score.transpose(1, 2), query.to(wide))
+            by_query[part] += by_score @ key.to(wide)
+            by_key[part] += by_score.transpose(-1, -2) @ query.to(wide)
     by_query, by_key, by_value = (
         g.to(x.dtype) for g, x in zip(grads, (q, k, v), strict=True)
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..precision import without_autocast
 from . import reference
 from .checks import NAME, check
 
@@ -67,7 +68,7 @@ def modality_attention(
     keys = [k] if isinstance(k, Tensor) else list(k)
     values = [v] if isinstance(v, Tensor) else list(v)
     check(q, k, v, mask)
-    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    factor = max(q.shape[-1], 1) ** -0.5 if scale is None else float(scale)
     if _exporting() or torch.onnx.is_in_onnx_export():
         out, weights = reference.composite(q, keys, values, mask, factor)
     else:
@@ -83,15 +84,19 @@ def _triton() -> Any:
 
 def _choose(q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor], backend: str) -> str:
     count = len(reference.per_modality(k))
-    widest = max(q.shape[-1], v[0].shape[-1])
+    narrowest, widest = sorted((q.shape[-1], v[0].shape[-1]))
     unfit = None
     if count > MOST:
         unfit = f'the Triton kernel takes up to {MOST} modalities, not {count}'
-    elif widest > WIDEST:
-        unfit = f'the Triton kernel takes up to {WIDEST} channels, not {widest}'
+    elif not 1 <= narrowest <= widest <= WIDEST:
+        unfit = (
+            f'the Triton kernel takes 1 to {WIDEST} channels, not {narrowest} and '
+            f'{widest}'
+        )
     return dispatch.choose(NAME, backend, q, argument='q', unfit=unfit, proven=False)
 
 
+@without_autocast
 def _run(
     q: Tensor,
     k: Sequence[Tensor],
@@ -106,6 +111,7 @@ def _run(
     return out.contiguous(), weights.contiguous()
 
 
+@without_autocast
 def _run_backward(
     grad: Tensor,
     grad_weights: Tensor | None,

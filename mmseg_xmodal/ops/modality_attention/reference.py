@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..precision import without_autocast
+
 
 def per_modality(tensors: Sequence[Tensor]) -> list[Tensor]:
     """One tensor per modality, from such a list or from one tensor of all.
@@ -26,6 +28,7 @@ def per_modality(tensors: Sequence[Tensor]) -> list[Tensor]:
     return list(tensors)
 
 
+@without_autocast
 def composite(
     q: Tensor,
     k: Sequence[Tensor],

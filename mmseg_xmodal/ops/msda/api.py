@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..precision import without_autocast
 from . import mmcv_backend, reference
 from .checks import NAME, check, level_pairs
 from .corners import LevelShapes
@@ -76,6 +77,7 @@ def _triton() -> Any:
     return importlib.import_module('.triton_kernel', __package__)
 
 
+@without_autocast
 def _run(
     value: Tensor,
     level_shapes: Sequence[int],
@@ -92,6 +94,7 @@ def _run(
     return reference.forward(*arguments)
 
 
+@without_autocast
 def _run_backward(
     grad: Tensor,
     value: Tensor,

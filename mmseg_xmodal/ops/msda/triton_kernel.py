@@ -277,8 +277,9 @@ def backward(
     scatter = need_value and not sorted_sum
     # Without the scatter the pointer is not used.
     grad_value = torch.zeros_like(value, dtype=torch.float32) if scatter else value
-    grad_locations = torch.empty_like(locations)
-    grad_weights = torch.empty_like(weights)
+    # Without a channel no kernel runs, and nothing depends on a sample.
+    new = torch.empty_like if grad.numel() else torch.zeros_like
+    grad_locations, grad_weights = new(locations), new(weights)
     if grad.numel():
         levels = _levels(tuple(shapes), value.device)
         tensors = [grad, value, levels, locations, weights]

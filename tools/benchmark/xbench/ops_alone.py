@@ -9,14 +9,16 @@ from types import ModuleType
 
 from .common import ROOT
 
+STACK = ('mmengine', 'mmcv', 'mmseg')
+
 
 def import_ops() -> ModuleType:
     """Import the operations, with the whole package if its stack is installed.
 
-    Without mmengine a bare parent stands in for ``mmseg_xmodal``: its operations need
+    Without a stack a bare parent stands in for ``mmseg_xmodal``: its operations need
     none of it, while its import checks for the stack.
     """
-    absent = importlib.util.find_spec('mmengine') is None
+    absent = any(importlib.util.find_spec(n) is None for n in STACK)
     if absent and 'mmseg_xmodal' not in sys.modules:
         parent = ModuleType('mmseg_xmodal')
         parent.__path__ = [str(ROOT / 'mmseg_xmodal')]
