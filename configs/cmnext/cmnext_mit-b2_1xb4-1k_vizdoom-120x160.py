@@ -3,7 +3,8 @@
 Data:     python tools/dataset_converters/vizdoom.py data/vizdoom160 --size 160 120
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Hardware: CPU, 1 thread. From scratch, no pretrained weights, lr 1e-3.
-Published: none, the data set is made here. Training: not run.
+Published: none, the data set is made here. Measured: speed only,
+          docs/speed.md.
 """
 
 _base_ = [

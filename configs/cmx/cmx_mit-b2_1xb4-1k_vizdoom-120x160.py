@@ -1,7 +1,8 @@
 """CMX-B2 on rendered RGB + depth; used for measuring speed.
 
 Command:  python tools/benchmark/speed.py THIS --shape 480 640 --against published
-Hardware: CPU, 1 thread. Published: none, the data set is made here. Training: not run.
+Hardware: CPU, 1 thread. Published: none, the data set is made here.
+Measured: speed only, docs/speed.md.
 """
 
 _base_ = ['./cmx_mit-b0_1xb4-1k_vizdoom-120x160.py']

@@ -4,13 +4,14 @@ Data:     docs/datasets.md. ImageNet weights of MiT-B5 (NVIDIA, non-commercial).
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Recipe:   optimiser and schedule of DAFormer (https://arxiv.org/abs/2111.14887): AdamW,
           6e-5, ten times that in the head, 1500 iterations of warm-up, linear to 0.
+Hardware: 1 GPU.
 Published: none for this data set. Measured: not run.
 """
 
 _base_ = [
     '../_base_/models/daformer_mit-b0.py',
     '../_base_/datasets/nyudv2_depth_jitter.py',
-    '../_base_/schedules/schedule_40k.py',
+    '../_base_/schedules/schedule_daformer_40k.py',
     '../_base_/default_runtime.py',
 ]
 modalities = _base_.modalities
@@ -23,12 +24,4 @@ model = dict(
     ),
     decode_head=dict(in_channels=[64, 128, 320, 512], num_classes=_base_.num_classes),
 )
-optim_wrapper = dict(
-    paramwise_cfg=dict(
-        bias_decay_mult=1.0, custom_keys=dict(decode_head=dict(lr_mult=10.0))
-    )
-)
-param_scheduler = _base_.param_scheduler
-param_scheduler[0].start_factor = 1e-6
-param_scheduler[1].power = 1.0
 train_dataloader = dict(sampler=dict(type='mmseg_xmodal.SeededInfiniteSampler'))

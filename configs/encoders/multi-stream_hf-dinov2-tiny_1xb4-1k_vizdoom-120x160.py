@@ -7,7 +7,8 @@ checkpoint='weights/dinov2-small', first_conv='sum') and tuning='lora'.
 Needs:    pip install 'mmseg_xmodal[encoders]'
 Data:     python tools/dataset_converters/vizdoom.py data/vizdoom160 --size 160 120
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
-Published: none, the data set is made here. Training: not run.
+Hardware: CPU, 1 thread.
+Published: none, the data set is made here. Measured: not run.
 """
 
 _base_ = ['../cmx/cmx_mit-b0_1xb4-1k_vizdoom-120x160.py']

@@ -5,7 +5,8 @@ Data:     python tools/dataset_converters/vizdoom.py data/vizdoom160 --size 160 
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
 Weights:  random; those of timm by pretrained=dict(first_conv='sum',
           checkpoint='weights/convnext_atto/model.safetensors') in model.backbone.
-Published: none, the data set is made here. Training: not run.
+Hardware: CPU, 1 thread.
+Published: none, the data set is made here. Measured: not run.
 """
 
 _base_ = ['../cmx/cmx_mit-b0_1xb4-1k_vizdoom-120x160.py']

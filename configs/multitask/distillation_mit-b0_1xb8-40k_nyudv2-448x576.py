@@ -2,6 +2,7 @@
 
 Data:     docs/datasets.md
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
+Hardware: 1 GPU.
 Published: none for this backbone. Weights of the losses as in the configs of the
           multi-task literature (InvPT, https://arxiv.org/abs/2203.07997).
 Measured: not run.

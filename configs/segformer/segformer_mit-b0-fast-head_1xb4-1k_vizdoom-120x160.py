@@ -2,7 +2,8 @@
 
 Command:  python tools/benchmark/speed.py THIS_FILE --shape 480 640 --threads 1
           --against tests/reference_forms/segformer_head.py
-Hardware: CPU, 1 thread. Training: not run. Speed: configs/segformer/README.md.
+Hardware: CPU, 1 thread. Published: none, the data set is made here.
+Measured: speed only, README.md beside it.
 """
 
 _base_ = ['./segformer_mit-b0_1xb4-1k_vizdoom-120x160.py']

@@ -1,7 +1,8 @@
 """mmseg's SegFormer-B0, its own encoder and decoder, on the RGB of rendered scenes.
 
 Command:  python $TOOLS/train.py THIS_FILE ($TOOLS: see README.md)
-Hardware: CPU, 1 thread. Training: not run; what the fast head is timed against.
+Hardware: CPU, 1 thread. Published: none, the data set is made here.
+Measured: not run; the fast head's speed against it is in README.md beside it.
 """
 
 _base_ = ['../cmx/cmx_mit-b0_1xb4-1k_vizdoom-120x160.py']

@@ -22,6 +22,7 @@ from rich.progress import track
 
 from mmseg_xmodal.engine.hooks.visualization import batch_views
 from mmseg_xmodal.registry import INFERENCERS
+from mmseg_xmodal.structures import DomainOntology
 from mmseg_xmodal.visualization import (
     ModalityView,
     XModalVisualizer,
@@ -251,7 +252,11 @@ class XModalInferencer(MMSegInferencer):
 def _configured_classes(
     cfg: Config | None,
 ) -> tuple[Sequence[str] | None, Sequence[Sequence[int]] | None]:
-    """Classes and palette of the test set, looking into data set wrappers."""
+    """Classes and palette of the test set, looking into data set wrappers.
+
+    Raises:
+        ValueError: If its ``ontology`` is none that is known.
+    """
     dataset = ((cfg or {}).get('test_dataloader') or {}).get('dataset')
     while dataset is not None and ('dataset' in dataset or 'datasets' in dataset):
         dataset = dataset.get('dataset') or dataset['datasets'][0]
@@ -260,6 +265,8 @@ def _configured_classes(
     with DATASETS.switch_scope_and_registry(None) as registry:
         known = getattr(registry.get(dataset['type']), 'METAINFO', {})
     meta = {**known, **(dataset.get('metainfo') or {})}
+    if dataset.get('ontology') is not None:
+        meta |= DomainOntology.build(dataset['ontology']).metainfo
     return meta.get('classes'), meta.get('palette')
 
 

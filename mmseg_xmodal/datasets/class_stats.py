@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.logging import print_log
 from rich.console import Console
 from rich.progress import track
@@ -82,17 +82,36 @@ def cached_class_stats(
         threads: Files that are read at a time.
 
     Raises:
-        ValueError: As :func:`count_classes`; if the file cannot be written.
+        ValueError: As :func:`count_classes`; if the file cannot be written; if another
+            process met an error.
     """
     reader = LabelReader(dataset, key, classes)
     path = path or default_path(reader)
-    if is_main_process():
-        stats = _fresh(reader, path, threads)
-    barrier()
-    if not is_main_process():
-        # Another machine may have a disk of its own.
-        stats = _fresh(reader, path, threads)
+    main = is_main_process()
+    stats = error = None
+    for turn in (main, not main):
+        if turn:
+            # In the second one: another machine may have a disk of its own.
+            try:
+                stats = _fresh(reader, path, threads)
+            except Exception as found:
+                error = found
+        _raise_together(error, reader.name)
+    assert stats is not None  # one of the turns was ours
     return stats
+
+
+def _raise_together(error: Exception | None, name: str) -> None:
+    """Wait for all processes, and raise if one met an error: none waits for it."""
+    text = None if error is None else f'{type(error).__name__}: {error}'
+    found = all_gather_object(text)
+    if error is not None:
+        raise error
+    for rank, other in enumerate(found):
+        if other is not None:
+            raise ValueError(
+                f'The classes of {name} cannot be counted: process {rank} met {other}'
+            )
 
 
 def default_path(reader: LabelReader) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmseg_xmodal.registry import DATASETS
+from mmseg_xmodal.structures.palette import class_colours
 
-from .lists import class_colours
 from .multimodal import MultiModalSegDataset
 
 SPLITS = ('train', 'val', 'test')

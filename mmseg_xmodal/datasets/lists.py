@@ -1,4 +1,4 @@
-"""What the named data sets have in common: their lists of samples, their colours."""
+"""What the named data sets have in common: their lists of samples."""
 
 from __future__ import annotations
 
@@ -22,19 +22,3 @@ class ListedSegDataset(MultiModalSegDataset):
         path = PurePosixPath(line.split()[0])
         known = {'.jpg', '.jpeg', '.png', '.npy', '.tif', '.tiff'}
         return path.stem if path.suffix.lower() in known else path.name
-
-
-def class_colours(count: int) -> list[list[int]]:
-    """Colours of ``count`` classes, far apart for neighbouring ids.
-
-    The three lowest bits of the id become the highest bits of red, green and blue, the
-    next three the next ones, and so on, which is how PASCAL VOC colours its classes. Id
-    0 is black.
-    """
-    return [
-        [
-            sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8))
-            for channel in range(3)
-        ]
-        for index in range(count)
-    ]

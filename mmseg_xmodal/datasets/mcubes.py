@@ -6,8 +6,9 @@ Paper: Multimodal Material Segmentation, CVPR 2022.
 from __future__ import annotations
 
 from mmseg_xmodal.registry import DATASETS
+from mmseg_xmodal.structures.palette import class_colours
 
-from .lists import ListedSegDataset, class_colours
+from .lists import ListedSegDataset
 
 
 @DATASETS.register_module()

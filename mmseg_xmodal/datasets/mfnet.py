@@ -7,8 +7,9 @@ Multi-Spectral Scenes, IROS 2017. 784 training, 392 validation and 393 test imag
 from __future__ import annotations
 
 from mmseg_xmodal.registry import DATASETS
+from mmseg_xmodal.structures.palette import class_colours
 
-from .lists import ListedSegDataset, class_colours
+from .lists import ListedSegDataset
 
 
 @DATASETS.register_module()

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from mmseg_xmodal.registry import DATASETS
+from mmseg_xmodal.structures.palette import class_colours
 
-from .lists import ListedSegDataset, class_colours
+from .lists import ListedSegDataset
 
 
 @DATASETS.register_module()

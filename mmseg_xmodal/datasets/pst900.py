@@ -7,8 +7,8 @@ https://arxiv.org/abs/1909.10980.
 from __future__ import annotations
 
 from mmseg_xmodal.registry import DATASETS
+from mmseg_xmodal.structures.palette import class_colours
 
-from .lists import class_colours
 from .multimodal import MultiModalSegDataset
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from mmseg_xmodal.engine.slow_progress import slow_progress
 from mmseg_xmodal.models.layers.logit_probabilities import class_probabilities
+from mmseg_xmodal.progress import slow_progress
 from mmseg_xmodal.registry import METRICS
 from mmseg_xmodal.structures.stored_labels import label_path
 
 _LEVELS = 65535
 _IGNORED = 255
+_RAW = '.pseudo_label_raw'
+_MARK = 'made_by_PseudoLabelWriter'
 
 
 @METRICS.register_module()
@@ -36,13 +39,15 @@ class PseudoLabelWriter(BaseMetric):
     A class keeps its surest pixels: those at or above the confidence that ``drop`` of
     them stay below, and at least all above ``cap``. The others become 255. Labels have
     the size of the image file; ``LoadPseudoLabels`` reads them. Images that were
-    written before are written again. Several processes must share the folder.
+    written before are written again, and what a killed run left in
+    ``.pseudo_label_raw`` is removed. Several processes must share the folder.
 
     Args:
         out_dir: Receives ``<path below img_root>.png``, and ``thresholds.json`` beside
-            them. Labels and confidences of all pixels lie in ``out_dir/raw`` until the
-            thresholds are known: 16 bit a pixel.
-        img_root: Folder of the images.
+            them. Labels and confidences of all pixels lie in
+            ``out_dir/.pseudo_label_raw`` until the thresholds are known: 24 bit a
+            pixel.
+        img_root: Folder of the images, another one than ``out_dir``.
         drop: Share of a class's pixels that is left out, in [0, 1): 0.66 as published.
         cap: Confidence in [0, 1] that always suffices: 0.9 as published.
         scores: Whether the head gives scores, not logits (Mask2Former).
@@ -54,7 +59,8 @@ class PseudoLabelWriter(BaseMetric):
         - files: (H, W) uint8, class ids, 255 = unsure
 
     Raises:
-        ValueError: If a number lies outside of its range, there are more than 255
+        ValueError: If a number lies outside of its range, ``out_dir`` is ``img_root``
+            or has a ``.pseudo_label_raw`` of someone else, there are more than 255
             classes, or an image does not lie in ``img_root``.
     """
 
@@ -78,17 +84,25 @@ class PseudoLabelWriter(BaseMetric):
             )
         self.out_dir, self.img_root = Path(out_dir), img_root
         self.drop, self.cap, self.scores = drop, cap, scores
+        self._check_out_dir()
 
     @property
     def _raw(self) -> Path:
-        return self.out_dir / 'raw'
+        return self.out_dir / _RAW
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Write label and confidence of every pixel of a batch."""
+        self._claim_raw()
         for sample in data_samples:
             probabilities = class_probabilities(
                 sample['seg_logits']['data'].float(), self.scores
             )
+            if len(probabilities) > _IGNORED:
+                raise ValueError(
+                    f'PseudoLabelWriter: the network has {len(probabilities)} classes, '
+                    f'expected at most {_IGNORED}: labels are written as 8 bit, '
+                    f'{_IGNORED} is unsure. Take a network with fewer.'
+                )
             if len(probabilities) == 1:
                 label = sample['pred_sem_seg']['data'][0]
                 second = probabilities[0]
@@ -104,6 +118,37 @@ class PseudoLabelWriter(BaseMetric):
             _write(self._raw / 'confidence' / name, levels.astype(np.uint16))
             self.results.append(name)
 
+    def _check_out_dir(self) -> None:
+        if self.out_dir.resolve() == Path(self.img_root).resolve():
+            raise ValueError(
+                f'PseudoLabelWriter: out_dir={str(self.out_dir)!r} is img_root='
+                f'{str(self.img_root)!r}, where labels would replace the images. Give '
+                'another out_dir.'
+            )
+
+    def _claim_raw(self) -> None:
+        """Make sure that the folder that is removed at the end is ours.
+
+        It gets its place together with its mark, in one move: several processes do
+        this at a time, and none may take the folder of another for a foreign one.
+        """
+        if (self._raw / _MARK).is_file():
+            return
+        self._check_out_dir()  # a loop over subsets changes it
+        self.out_dir.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=_RAW, dir=self.out_dir))
+        (made / _MARK).touch()
+        try:
+            made.rename(self._raw)
+        except OSError as error:  # something is there, most likely of another process
+            shutil.rmtree(made)
+            if not (self._raw / _MARK).is_file():
+                raise ValueError(
+                    f'{str(self._raw)!r} was not made by PseudoLabelWriter, which '
+                    'would write into it and remove it. Move it away, or give another '
+                    'out_dir.'
+                ) from error
+
     def compute_metrics(self, results: list[str]) -> dict[str, float]:
         """Find the thresholds and write the labels; see mmengine.
 
@@ -113,11 +158,6 @@ class PseudoLabelWriter(BaseMetric):
         """
         names = list(dict.fromkeys(results))
         classes = list((self.dataset_meta or {})['classes'])
-        if len(classes) > _IGNORED:
-            raise ValueError(
-                f'PseudoLabelWriter: {len(classes)} classes, expected at most '
-                f'{_IGNORED}: labels are written as 8 bit, {_IGNORED} is unsure.'
-            )
         counts = np.zeros((len(classes), _LEVELS + 1), np.int64)
         for _, label, levels in self._read(names, 'thresholds'):
             joint = label.astype(np.int64) * (_LEVELS + 1) + levels

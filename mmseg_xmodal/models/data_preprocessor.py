@@ -126,6 +126,9 @@ class ModalityPreprocessor(BaseDataPreprocessor):
         """Modalities that the model gets in evaluation, None for all.
 
         The others are masked as if they were missing as a whole.
+
+        Raises:
+            ValueError: If an empty set or an unknown modality is set.
         """
         return None if self._kept is None else set(self._kept)
 

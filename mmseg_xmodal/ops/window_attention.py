@@ -105,10 +105,13 @@ def _attend(
     """Attend in every window, a launchable number of them at a time."""
     if len(q) <= _MOST_WINDOWS:
         return _attend_at_once(q, k, v, mask, scale)
-    parts = [x.split(_MOST_WINDOWS) for x in (q, k, v)]
-    masks = [None] * len(parts[0]) if mask is None else mask.split(_MOST_WINDOWS)
+    parts = [slice(i, i + _MOST_WINDOWS) for i in range(0, len(q), _MOST_WINDOWS)]
+    masks = [None if mask is None else mask[part] for part in parts]
     return torch.cat(
-        [_attend_at_once(*x, scale) for x in zip(*parts, masks, strict=True)]
+        [
+            _attend_at_once(q[part], k[part], v[part], allowed, scale)
+            for part, allowed in zip(parts, masks, strict=True)
+        ]
     )
 
 

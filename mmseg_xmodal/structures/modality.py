@@ -222,9 +222,13 @@ class ModalityLayout:
         return f'ModalityLayout({parts})'
 
     def check(self, name: str) -> str:
-        """Return ``name``, or raise with the list of known modalities."""
+        """Return ``name``.
+
+        Raises:
+            ValueError: If there is no such modality.
+        """
         if name not in self.modalities:
-            raise KeyError(
+            raise ValueError(
                 f'Modality {name!r} is not one of {list(self.names)}. Add it to the '
                 '`modalities` dict of the config or change the name.'
             )

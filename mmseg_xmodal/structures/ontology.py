@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from mmseg.utils import cityscapes_classes, cityscapes_palette
 
+from .palette import class_colours
+
 IGNORE = 255
 # Classes of Cityscapes that SYNTHIA has no pixel of, and those that 13 leave out too.
 _NOT_IN_SYNTHIA = ('terrain', 'truck', 'train')
@@ -182,14 +184,7 @@ def _palette(classes: Sequence[str]) -> list[list[int]]:
     own = dict(zip(cityscapes_classes(), cityscapes_palette(), strict=True))
     if set(classes) <= set(own):
         return [own[name] for name in classes]
-    # Bits of the id from the top of each channel down, as in the palette of VOC.
-    return [
-        [
-            sum(((n >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8))
-            for channel in range(3)
-        ]
-        for n in range(1, len(classes) + 1)
-    ]
+    return class_colours(len(classes) + 1)[1:]
 
 
 def _without(*names: str) -> DomainOntology:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mmseg.apis import init_model
 
 from .conftest import Trained
-from .helpers import run_tool, write_config
+from .helpers import ROOT, run_tool, write_config
+from .predictions import PLAIN_VIEWS, check_views
 from .test_resume import RANDOM_STATE, _load, assert_same_training_state
 from .test_tools import _metrics, _test, _validated
 
@@ -153,9 +156,26 @@ def test_test_repeats_the_validation(adapted: Trained, tmp_path: Path):
 
 
 def test_tta(adapted: Trained, tmp_path: Path):
-    metrics = _test(adapted, tmp_path, '--tta')
-    assert metrics['mIoU'] == pytest.approx(_validated(adapted), abs=25)
-    assert metrics['mIoU'] != pytest.approx(_validated(adapted), abs=1e-4)
+    check_views(adapted.config, adapted.checkpoint)
+    metrics = _test(adapted, tmp_path, '--tta', '--cfg-options', *PLAIN_VIEWS)
+    assert metrics['mIoU'] == pytest.approx(_validated(adapted), abs=1e-4)
+
+
+def test_checkpoint_for_the_plain_config(
+    adapted: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By the lines of the document."""
+    text = (ROOT / 'docs/adaptation.md').read_text().split('## Checkpoints')[1]
+    lines = text.split('```python\n')[1].split('```')[0]
+    shutil.copy(adapted.checkpoint, tmp_path / 'iter_1000.pth')
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {})
+    plain = _load(tmp_path / 'plain.pth')['state_dict']
+    model = init_model(str(adapted.config.parent / 'plain.py'), device='cpu')
+    model.load_state_dict(plain, strict=True)
+    student = _load(adapted.checkpoint)['state_dict']
+    for name, value in plain.items():
+        assert torch.equal(value, student[f'student.{name}']), name
 
 
 def test_norms_adapt_at_test_time(adapted: Trained, tmp_path: Path):

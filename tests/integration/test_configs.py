@@ -40,6 +40,8 @@ BASES = sorted(
 PATTERN = re.compile(
     r'[a-z0-9.+-]+(_[a-z0-9.+-]+)?_\d+xb\d+-[a-z0-9]+_[a-z0-9.+-]+-\d+x\d+\.py'
 )
+# What a header says besides its data and weights.
+LINES = ('Command', 'Hardware', 'Published', 'Measured(?: here)?')
 
 
 def test_there_are_configs():
@@ -61,7 +63,10 @@ def test_config_follows_the_house_rules(name: str):
     path = CONFIGS / name
     text = path.read_text()
     assert PATTERN.fullmatch(path.name)
-    assert ast.get_docstring(ast.parse(text)), 'a header docstring is missing'
+    header = ast.get_docstring(ast.parse(text))
+    assert header, 'a header docstring is missing'
+    for line in LINES:
+        assert re.search(rf'\b{line}:\s+\S', header), f'the header has no {line}:'
     assert len(text.splitlines()) <= 40
     cfg = Config.fromfile(path)
     assert cfg.default_scope == 'mmseg'

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from .conftest import Trained
 from .helpers import run_tool, write_config
+from .predictions import check_slide, check_views
 from .test_resume import RANDOM_STATE, assert_same_training_state
+from .test_tools import _metrics
 
 RGB = dict(
     rgb=dict(channels=3, mean=[120.0] * 3, std=[60.0] * 3, order='rgb'),
@@ -105,23 +110,24 @@ def _config(folder: Path, name: str, root: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory: pytest.TempPathFactory, rgbd_root: Path) -> Path:
-    """A folder with the run ``whole`` and its config."""
+def trained(tmp_path_factory: pytest.TempPathFactory, rgbd_root: Path) -> Trained:
+    """The run ``whole``."""
     folder = tmp_path_factory.mktemp('multitask')
     hooks = [RANDOM_STATE, dict(type='mmseg_xmodal.TaskBalanceHook', interval=2)]
     config = _config(folder, 'whole', rgbd_root, custom_hooks=hooks)
     log = run_tool('train.py', config)
-    assert 'depth/rmse' in log
-    return folder
+    return Trained(config, folder / 'whole', folder / 'whole' / 'iter_8.pth', log)
 
 
-def test_a_killed_run_resumes_exactly(trained: Path, rgbd_root: Path, tmp_path: Path):
+def test_a_killed_run_resumes_exactly(
+    trained: Trained, rgbd_root: Path, tmp_path: Path
+):
     killer = [RANDOM_STATE, dict(type='KillAtIteration', iteration=6)]
     cut = _config(tmp_path, 'cut', rgbd_root, custom_hooks=killer)
     run_tool('train.py', cut, killed=True)
     again = _config(tmp_path, 'again', rgbd_root, custom_hooks=[RANDOM_STATE])
     run_tool('train.py', again, '--work-dir', tmp_path / 'cut', '--resume')
-    resumed, whole = tmp_path / 'cut' / 'iter_8.pth', trained / 'whole' / 'iter_8.pth'
+    resumed, whole = tmp_path / 'cut' / 'iter_8.pth', trained.checkpoint
     assert_same_training_state(resumed, whole)
     states = [
         torch.load(path, weights_only=False)['optimizer']['gradient_rule']['state']
@@ -133,15 +139,26 @@ def test_a_killed_run_resumes_exactly(trained: Path, rgbd_root: Path, tmp_path: 
 
 
 @pytest.mark.parametrize('mode', ['whole', 'slide', 'tta'])
-def test_test_and_panels(trained: Path, tmp_path: Path, mode: str):
+def test_test_and_panels(trained: Trained, tmp_path: Path, mode: str):
     options = ['--work-dir', tmp_path, '--show-dir', tmp_path / 'show']
     if mode == 'slide':
         options += ['--cfg-options', 'model.test_cfg.mode=slide']
         options += ['model.test_cfg.crop_size=(48,64)', 'model.test_cfg.stride=(32,32)']
     if mode == 'tta':
         options.append('--tta')
-    config, weights = trained / 'whole.py', trained / 'whole' / 'iter_8.pth'
-    log = run_tool('test.py', config, weights, *options)
-    assert 'mIoU' in log
-    assert 'depth/rmse' in log
+    run_tool('test.py', trained.config, trained.checkpoint, *options)
+    metrics = _metrics(tmp_path)
+    for name in ('mIoU', 'depth/rmse'):
+        validated = float(re.findall(rf'{name}: ([\d.]+)', trained.log)[-1])
+        assert math.isfinite(metrics[name])
+        same = metrics[name] == pytest.approx(validated, abs=1e-4)
+        assert same == (mode == 'whole'), name
     assert list((tmp_path / 'show').rglob('*.png'))
+
+
+def test_slide_inference(trained: Trained):
+    check_slide(trained.config, trained.checkpoint)
+
+
+def test_merged_views(trained: Trained):
+    check_views(trained.config, trained.checkpoint)

@@ -12,6 +12,7 @@ import pytest
 
 from .conftest import Trained
 from .helpers import run_tool
+from .predictions import PLAIN_VIEWS, check_slide, check_views
 
 
 def _metrics(work_dir: Path) -> dict[str, float]:
@@ -56,16 +57,12 @@ def test_test_repeats_the_validation_and_draws_panels(trained: Trained, tmp_path
     assert len(list((tmp_path / 'o').glob('*.png'))) == 8
 
 
-def test_slide_inference(trained: Trained, tmp_path: Path):
-    metrics = _test(
-        trained,
-        tmp_path,
-        '--cfg-options',
-        'model.test_cfg.mode=slide',
-        'model.test_cfg.crop_size=(48,64)',
-        'model.test_cfg.stride=(32,32)',
-    )
-    assert abs(metrics['mIoU'] - _validated(trained)) < 25
+def test_slide_inference(trained: Trained):
+    check_slide(trained.config, trained.checkpoint)
+
+
+def test_merged_views(trained: Trained):
+    check_views(trained.config, trained.checkpoint)
 
 
 def test_modality_subsets(trained: Trained, tmp_path: Path):
@@ -81,6 +78,7 @@ def test_modality_subsets(trained: Trained, tmp_path: Path):
 
 
 def test_tta_over_modality_subsets(trained: Trained, tmp_path: Path):
+    """Four plain views are plain testing; of others `test_merged_views` knows."""
     metrics = _test(
         trained,
         tmp_path,
@@ -88,7 +86,8 @@ def test_tta_over_modality_subsets(trained: Trained, tmp_path: Path):
         '--cfg-options',
         'test_cfg.type=mmseg_xmodal.ModalitySubsetTestLoop',
         'test_cfg.subsets=[[rgb,depth],[depth]]',
+        *PLAIN_VIEWS,
     )
-    assert metrics['rgb+depth/mIoU'] == pytest.approx(_validated(trained), abs=25)
+    assert metrics['rgb+depth/mIoU'] == pytest.approx(_validated(trained), abs=1e-4)
     assert metrics['depth/mIoU'] != metrics['rgb+depth/mIoU']
     assert 'rgb/mIoU' not in metrics

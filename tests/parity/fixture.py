@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,44 @@ class Fixture:
             for i in spec['inputs']
         }
 
+    def shapes(self) -> dict[str, Tensor]:
+        """Official state dict without memory, for those who read sizes only."""
+        shapes = self.meta['state_dict']
+        return {key: torch.empty(shapes[key], device='meta') for key in shapes}
+
+    def streams(self, case: str | None = None) -> list[str]:
+        """Names of the inputs in their order, but the colour image first.
+
+        Args:
+            case: None = the first one.
+        """
+        cases = self.meta['cases']
+        spec = cases[next(iter(cases)) if case is None else case]
+        names = [i['stream'] for i in spec['inputs']]
+        return sorted(names, key=lambda name: name not in ('rgb', 'img'))
+
+    def check(self, name: str, value: Tensor, spec: Mapping[str, Any]) -> float:
+        """Compare one output.
+
+        Args:
+            name: In the fixture.
+            value: Ours, the whole map.
+            spec: Its tolerance, and the part of it that is recorded.
+
+        Returns:
+            Largest difference.
+        """
+        ours = value[parse_slicing(spec.get('slicing'))]
+        official = torch.from_numpy(np.asarray(self.arrays()[name]))
+        torch.testing.assert_close(
+            ours,
+            official,
+            rtol=spec['rtol'],
+            atol=spec['atol'],
+            msg=lambda text: f'{self.name}, output {name}: {text}',
+        )
+        return (ours - official).abs().max().item()
+
     def compare(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
         """Compare every recorded output at its tolerance.
 
@@ -79,24 +118,13 @@ class Fixture:
         Returns:
             Largest difference by name.
         """
-        recorded = self.arrays()
-        differences = {}
         specs = self._by_array() or self.meta.get('outputs') or self._stated(outputs)
         assert set(outputs) >= set(specs), (
             f'no value for {sorted(set(specs) - set(outputs))}'
         )
-        for name, spec in specs.items():
-            ours = outputs[name][parse_slicing(spec.get('slicing'))]
-            official = torch.from_numpy(recorded[name])
-            torch.testing.assert_close(
-                ours,
-                official,
-                rtol=spec['rtol'],
-                atol=spec['atol'],
-                msg=lambda text, name=name: f'{self.name}, output {name}: {text}',
-            )
-            differences[name] = (ours - official).abs().max().item()
-        return differences
+        return {
+            name: self.check(name, outputs[name], spec) for name, spec in specs.items()
+        }
 
     def _by_array(self) -> dict[str, dict[str, float]]:
         """Tolerances that stand beside each array; what has none is exact."""
@@ -110,36 +138,75 @@ class Fixture:
         }
 
     def _stated(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Tolerances that the fixture states in words, for all and by section."""
-        settings = self.meta.get('settings') or self.meta['sections']
+        """Tolerances that the fixture states for all outputs, and by section."""
+        settings = self.meta.get('settings') or self.meta.get('sections') or {}
         stated = self.meta['tolerance']
-        text = stated if isinstance(stated, str) else ', '.join(stated.values())
+        nested = stated if isinstance(stated, Mapping) else {}
         arrays = self.meta.get('arrays', {})
         specs = {}
         for name in names:
+            specs[name] = dict(rtol=0.0, atol=0.0)
             if arrays.get(name, {}).get('compare') == 'exact':
-                specs[name] = dict(rtol=0.0, atol=0.0)
                 continue
-            specs[name] = parse_tolerance(text)
+            specs[name].update(parse_tolerance(stated))
             for part in name.split('.'):
-                own = settings.get(part, {}).get('tolerance', '')
-                specs[name].update(parse_tolerance(own))
+                section = settings.get(part)
+                own = section.get('tolerance') if isinstance(section, Mapping) else None
+                for of_part in (nested.get(part), own):
+                    if of_part is not None:
+                        specs[name].update(parse_tolerance(of_part))
         return specs
 
 
-def parse_tolerance(text: str) -> dict[str, float]:
-    """Read a text such as ``rtol 1e-4, atol 1e-5 unless ...``."""
-    found = re.findall(r'\b([ra]tol) (\d+(?:\.\d+)?(?:e-?\d+)?)', text)
+def parse_tolerance(stated: str | float | Mapping[str, Any]) -> dict[str, float]:
+    """Read a tolerance in words, as numbers, or both.
+
+    Args:
+        stated: Text such as ``rtol 1e-4, atol 1e-5 unless ...``; one number, which
+            bounds the difference; or a dict of ``rtol``, ``atol`` and texts, where a
+            number counts more than a text, and dicts are those of sections.
+    """
+    if isinstance(stated, Mapping):
+        texts = ', '.join(text for text in stated.values() if isinstance(text, str))
+        numbers = {k: float(stated[k]) for k in ('rtol', 'atol') if k in stated}
+        return (parse_tolerance(texts) if not numbers else {}) | numbers
+    if not isinstance(stated, str):
+        return dict(rtol=0.0, atol=float(stated))
+    found = re.findall(r'\b([ra]tol) (\d+(?:\.\d+)?(?:e-?\d+)?)', stated)
     return {key: float(number) for key, number in found}
 
 
-def parse_slicing(text: str | None) -> tuple[slice, ...]:
-    """Read a slicing such as ``[:, ::8]``."""
+def parse_slicing(text: str | None) -> tuple[slice | int | EllipsisType, ...]:
+    """Read a slicing such as ``[:, ::8]`` or ``[0, ..., :16]``."""
     if not text:
         return ()
-    parts = text.strip('[]').split(',')
-    fields = [[int(n) if n.strip() else None for n in p.split(':')] for p in parts]
-    return tuple(slice(*f) for f in fields)
+    return tuple(map(_parse_place, text.strip().strip('[]').split(',')))
+
+
+def _parse_place(text: str) -> slice | int | EllipsisType:
+    text = text.strip()
+    if text == '...':
+        return Ellipsis
+    if ':' not in text:
+        return int(text)
+    return slice(*(int(n) if n.strip() else None for n in text.split(':')))
+
+
+def logits_cases(
+    fixtures: Iterable[Fixture], output: str = 'logits'
+) -> list[tuple[Fixture, str]]:
+    """Every fixture with every case whose logits it records.
+
+    Args:
+        fixtures: Which ones.
+        output: Name of the output, without the case.
+    """
+    return [
+        (fixture, case)
+        for fixture in fixtures
+        for case in fixture.meta.get('cases') or ()
+        if f'{case}_{output}' in fixture.meta.get('outputs', {})
+    ]
 
 
 def _folder(path: Path) -> dict[str, Fixture]:

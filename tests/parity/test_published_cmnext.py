@@ -6,35 +6,46 @@ import torch
 from tests.reference_forms.cmnext import PublishedCMNeXt
 
 from .fill import checksum, fill_state
-from .fixture import Fixture, all_fixtures
-from .runners import run
+from .fixture import Fixture, all_fixtures, logits_cases
+from .made_fixture import config_of
+from .runners import find_runner, run
+from .runners.cmnext import REPOSITORY, cmnext_config, run_cmnext
 
-REPOSITORY = 'https://github.com/jamycheung/DELIVER'
-FIXTURES = [f for f in all_fixtures() if REPOSITORY in f.repositories]
+FIXTURES = [f for f in all_fixtures() if find_runner(f) is run_cmnext]
+CASES = logits_cases(FIXTURES)
 
 
 def _published(fixture: Fixture) -> PublishedCMNeXt:
-    inputs = next(iter(fixture.meta['cases'].values()))['inputs']
-    places = [[slice(3 * i, 3 * i + 3)] for i in range(len(inputs))]
-    classes = fixture.meta['constructor']['num_classes']
-    variant = fixture.variant.lower().replace('-', '_')
-    return PublishedCMNeXt(variant, places, num_classes=classes).eval()
+    config = config_of(cmnext_config, fixture)
+    backbone, head = config['backbone'], config['decode_head']
+    places, start = [], 0
+    for modality in backbone['modalities']:
+        places.append([slice(start, start + modality['channels'])])
+        start += modality['channels']
+    return PublishedCMNeXt(
+        backbone['variant'],
+        places,
+        (backbone['modalities'][0]['channels'], backbone.get('extra_channels', 3)),
+        embed_dim=head['channels'],
+        num_classes=head['num_classes'],
+    ).eval()
 
 
 def test_there_is_a_fixture() -> None:
-    assert 'cmnext_b2_m1' in {f.name for f in FIXTURES}
+    cases = {(fixture.name, case) for fixture, case in CASES}
+    assert cases >= {('cmnext_b2_m1', case) for case in 'abe'}
 
 
-@pytest.mark.parametrize('fixture', FIXTURES, ids=lambda f: f.name)
-@pytest.mark.parametrize('case', ['a', 'b', 'e'])
+@pytest.mark.parametrize(
+    ('fixture', 'case'), CASES, ids=lambda v: getattr(v, 'name', v)
+)
 def test_published_form_has_the_official_numbers(fixture: Fixture, case: str) -> None:
     model = _published(fixture)
     model.load_state_dict(fixture.official_state(case), strict=True)
     with torch.no_grad():
         logits = model(torch.cat(list(fixture.inputs(case).values()), 1))
-    spec = fixture.meta['outputs'][f'{case}_logits']
-    official = torch.from_numpy(fixture.arrays()[f'{case}_logits'])
-    torch.testing.assert_close(logits, official, rtol=spec['rtol'], atol=spec['atol'])
+    name = f'{case}_logits'
+    fixture.check(name, logits, fixture.meta['outputs'][name])
 
 
 def test_inference_in_slices_has_the_official_numbers(monkeypatch) -> None:

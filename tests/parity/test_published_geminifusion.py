@@ -16,40 +16,64 @@ from tests.reference_forms.geminifusion import (
 )
 
 from .fill import checksum, fill_state
-from .fixture import Fixture, NoRunner, all_fixtures
-from .runners import run
+from .fixture import Fixture, NoRunner, all_fixtures, logits_cases
+from .made_fixture import config_of, norm_eps, official_shapes
+from .runners import find_runner, run
 from .runners.geminifusion import (
     REPOSITORY,
     STREAMS,
-    SWIN,
-    find_variant,
     gemini_config,
+    is_swin,
+    run_geminifusion,
 )
 
-FIXTURES = [f for f in all_fixtures() if REPOSITORY in f.repositories]
+FIXTURES = [f for f in all_fixtures() if find_runner(f) is run_geminifusion]
+CASES = logits_cases(FIXTURES, 'logits_ens')
+# As the official constructor calls them.
+SWIN = {
+    'swin_tiny': 'swin_t',
+    'swin_small': 'swin_s',
+    'swin_large': 'swin_l',
+    'swin_large_window12': 'swin_l_384',
+    'swin_large_window12_to_1k': 'swin_l_384',
+}
 
 
 def test_there_is_a_fixture() -> None:
-    assert 'geminifusion_mit_b0' in {f.name for f in FIXTURES}
+    cases = {case for f, case in CASES if f.name == 'geminifusion_mit_b0'}
+    assert cases == {'a', 'b', 'e'}
 
 
-@pytest.mark.parametrize('fixture', FIXTURES, ids=lambda f: f.name)
-@pytest.mark.parametrize('case', ['a', 'b', 'e'])
+def _published(fixture: Fixture) -> PublishedGeminiFusion:
+    config = config_of(gemini_config, fixture)
+    backbone, head = config['backbone'], config['decode_head']
+    form = PublishedGeminiSwin if is_swin(fixture) else PublishedGeminiFusion
+    return form(
+        backbone['variant'],
+        cross_heads=backbone['num_heads'],
+        embed_dim=head['channels'],
+        num_classes=head['num_classes'],
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    ('fixture', 'case'),
+    CASES,
+    ids=lambda v: getattr(v, 'name', v),
+)
 def test_published_form_has_the_official_numbers(fixture: Fixture, case: str) -> None:
-    classes = fixture.meta['constructor']['num_classes']
-    variant = find_variant(fixture.variant)
-    model = PublishedGeminiFusion(variant, num_classes=classes).eval()
+    model = _published(fixture)
     model.load_state_dict(fixture.official_state(case), strict=True)
-    inputs = fixture.inputs(case)
-    stack = torch.cat([inputs[name] for name in STREAMS], 1)
+    inputs, streams = fixture.inputs(case), fixture.streams(case)
+    stack = torch.cat([inputs[name] for name in streams], 1)
     with torch.no_grad():
-        rgb, depth = model.outputs(stack)
-        outputs = dict(rgb=rgb, depth=depth, ens=model(stack))
-    for name, ours in outputs.items():
-        name = f'{case}_logits_{name}'
-        spec = fixture.meta['outputs'][name]
-        official = torch.from_numpy(fixture.arrays()[name])
-        torch.testing.assert_close(ours, official, rtol=spec['rtol'], atol=spec['atol'])
+        logits = dict(zip(streams, model.outputs(stack), strict=True))
+        logits |= dict(zip(STREAMS, logits.values(), strict=True))
+        logits['ens'] = model(stack)
+    specs = fixture.meta['outputs']
+    for name, ours in logits.items():
+        if f'{case}_logits_{name}' in specs:
+            fixture.check(f'{case}_logits_{name}', ours, specs[f'{case}_logits_{name}'])
 
 
 def test_inference_in_slices_has_the_official_numbers(monkeypatch) -> None:
@@ -63,15 +87,7 @@ def test_inference_in_slices_has_the_official_numbers(monkeypatch) -> None:
 
 def _swin_fixture(backbone: str, form: nn.Module, fill: bool = True) -> Fixture:
     """A fixture as official code would make it, but for the numbers."""
-    shapes = {key: list(value.shape) for key, value in form.state_dict().items()}
-    for key in [key for key in shapes if key.endswith('relative_position_bias_table')]:
-        side = (round(shapes[key][0] ** 0.5) + 1) // 2
-        index = key.replace('bias_table', 'index')
-        shapes[index] = [side**2, side**2]
-    eps: dict[str, list[str]] = {}
-    for name, module in form.named_modules():
-        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
-            eps.setdefault(str(module.eps), []).append(name)
+    shapes = official_shapes(form)
     inputs = [
         dict(name=f'a.{stream}', stream=stream, shape=[1, 3, 64, 96])
         for stream in ('depth', 'rgb')
@@ -83,7 +99,7 @@ def _swin_fixture(backbone: str, form: nn.Module, fill: bool = True) -> Fixture:
         variant=backbone,
         constructor=dict(backbone=backbone, num_classes=40, n_heads=4),
         state_dict=shapes,
-        norm_eps=eps,
+        norm_eps=norm_eps(form),
         cases=dict(a=case),
     )
     if fill:
@@ -122,7 +138,7 @@ def test_runner_builds_every_official_swin(backbone: str) -> None:
         model.load_state_dict(converted, strict=True)
     # What the name says is what the shapes say.
     read = GEMINIFUSION.config(official)
-    assert config['backbone']['variant'] == read['backbone']['variant']
+    assert config['backbone']['variant'] == SWIN[backbone]
     assert config['backbone']['num_heads'] == 8
     assert config['decode_head'] == read['decode_head']
 

@@ -18,7 +18,7 @@ from mmseg.apis import MMSegInferencer, inference_model
 from mmseg_xmodal.apis import XModalInferencer, inference_xmodal, init_model
 from mmseg_xmodal.apis.inference import build_pipeline, sample_info
 from mmseg_xmodal.datasets.transforms import LoadLabels
-from mmseg_xmodal.structures import ModalityLayout
+from mmseg_xmodal.structures import DomainOntology, ModalityLayout
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'cmx_tiny.py'
 SHIPPED = Path(__file__).parents[2] / 'configs'
@@ -279,6 +279,26 @@ def test_classes_come_from_checkpoint_then_config_then_caller(checkpoint, tmp_pa
     with pytest.warns(UserWarning, match='random weights'):
         unknown = XModalInferencer(cfg, device='cpu')
     assert unknown.model.dataset_meta['classes'][3] == 'class 3'
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_classes_of_the_config_are_those_of_its_ontology(tmp_path, wrapped):
+    cfg = Config.fromfile(CONFIG)
+    cfg.model.decode_head.num_classes = 16
+    with pytest.warns(UserWarning, match='random weights'):
+        state = XModalInferencer(cfg, device='cpu').model.state_dict()
+    bare = tmp_path / 'bare.pth'
+    torch.save(dict(state_dict=state), bare)
+    shared = DomainOntology.build('synthia16')
+    for ontology in ('synthia16', dict(classes=shared.classes, map=dict(shared.map))):
+        dataset = dict(type='mmseg_xmodal.SYNTHIADataset', ontology=ontology)
+        if wrapped:
+            dataset = dict(type='RepeatDataset', dataset=dataset, times=2)
+        cfg.test_dataloader.dataset = dataset
+        meta = XModalInferencer(cfg, str(bare), device='cpu').model.dataset_meta
+        assert meta['classes'] == shared.classes
+        assert meta['palette'] == shared.metainfo['palette']
+        assert len(meta['classes']) == 16
 
 
 def test_progress_is_shown_on_demand(checkpoint, rgbd_root, capsys):

@@ -82,7 +82,7 @@ def test_probability_zero_changes_nothing(sample):
 @pytest.mark.parametrize(
     ('change', 'pattern'),
     [
-        (dict(prob=2), 'prob is 2'),
+        (dict(prob=2), r'prob is 2, .*\[0, 1\]. Change it in the pipeline'),
         (dict(cutout_ratio=(0.1, 0.1)), 'exactly one'),
         (dict(cutout_shape=None), 'exactly one'),
         (dict(shared=False, seg_fill_in=255), 'seg_fill_in=255 needs shared=True'),

@@ -114,5 +114,5 @@ def test_refuses_to_drop_everything(sample):
 
 
 def test_refuses_what_is_no_probability():
-    with pytest.raises(ValueError, match=r'1\.5.*\[0, 1\]'):
+    with pytest.raises(ValueError, match=r'1\.5.*\[0, 1\]. Change it in the pipeline'):
         ModalityDropout(prob=dict(rgb=1.5))

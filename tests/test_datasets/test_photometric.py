@@ -82,10 +82,21 @@ def test_blur_of_one_channel_and_of_a_range(image):
     )
 
 
-@pytest.mark.parametrize('wrong', [dict(kernel_size=0), dict(kernel_size=4)])
-def test_wrong_blur(wrong):
-    with pytest.raises(ValueError, match='expected an odd size'):
-        GaussianBlur(**wrong)
+@pytest.mark.parametrize('size', [0, 4, -3])
+def test_wrong_blur(size):
+    message = f'kernel_size={size} .*expected an odd size above 0.*in the pipeline'
+    with pytest.raises(ValueError, match=message):
+        GaussianBlur(kernel_size=size)
+    with pytest.raises(ValueError, match='kernel_size=-3'):
+        GaussianBlur(kernel_size=-3, sigma=(0.5, 1.0))
+
+
+@pytest.mark.parametrize('part', [ColorJitter, GaussianBlur])
+@pytest.mark.parametrize('prob', [-0.1, 1.5, 20])
+def test_wrong_probability(part, prob):
+    message = rf'{part.__name__} has prob={prob}, .*in \[0, 1\]. Change it in the pip'
+    with pytest.raises(ValueError, match=message):
+        part(prob=prob)
 
 
 def test_on_one_modality_of_a_stack(tmp_path, image):
@@ -130,6 +141,12 @@ def test_margins_of_labels_only():
 def test_margins_that_leave_nothing():
     with pytest.raises(ValueError, match=r'left=4.*leaves nothing of .*4 x 6'):
         CropMargins(left=4, right=2)(dict(img=np.zeros((4, 6, 1)), img_path='a.png'))
+
+
+@pytest.mark.parametrize('side', ['left', 'top', 'right', 'bottom'])
+def test_margins_below_zero(side):
+    with pytest.raises(ValueError, match=f'{side}=-4.*expected 0 or more.*pipeline'):
+        CropMargins(**{side: -4})
 
 
 @pytest.mark.parametrize('channel', range(4))

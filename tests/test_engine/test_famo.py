@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
 from mmseg_xmodal.engine import FAMOHook
@@ -78,12 +79,12 @@ def test_only_a_step_is_measured():
     assert len(model.losses_seen) == 8
 
 
+@pytest.mark.usefixtures('one_process')
 def test_wrapped_model_and_the_end():
     model = famo_toy()
-    wrapped = SimpleNamespace(module=model)
     hook = FAMOHook()
     runner = started(model)[1]
-    runner.model = wrapped
+    runner.model = MMDistributedDataParallel(model)
     hook.before_train(runner)
     after_step(model, toy_batch(), hook, runner)
     assert len(model.losses_seen) == 2

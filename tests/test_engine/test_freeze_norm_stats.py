@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
 from mmseg_xmodal.engine import FreezeNormStatsHook
@@ -35,10 +36,10 @@ def test_statistics_stand_still_and_the_affine_part_learns():
     assert model[0].training
 
 
+@pytest.mark.usefixtures('one_process')
 def test_prefix_and_wrapped_model():
     model = net()
-    wrapper = nn.Sequential()
-    wrapper.module = model
+    wrapper = MMDistributedDataParallel(model)
     train(FreezeNormStatsHook(prefix='2'), wrapper)
     assert model[1].running_mean.any()
     assert not model[2].running_mean.any()

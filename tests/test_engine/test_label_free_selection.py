@@ -14,7 +14,7 @@ from mmengine.dataset import sampler
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor
 
-from mmseg_xmodal.engine import LabelFreeSelectionHook, slow_progress
+from mmseg_xmodal.engine import LabelFreeSelectionHook
 from mmseg_xmodal.engine.hooks import label_free_pass
 from mmseg_xmodal.evaluation.label_free import LabelFreeScores
 from tests.test_models.adaptation_toys import CLASSES, student_cfg, wrapper
@@ -183,10 +183,3 @@ def test_refusals() -> None:
         LabelFreeSelectionHook(interval=5).before_train(runner)
     with pytest.raises(ValueError, match='scores at each validation'):
         LabelFreeSelectionHook(images()).before_train(runner)
-
-
-def test_the_bar_appears_late_only(capsys: pytest.CaptureFixture) -> None:
-    assert list(slow_progress.slow_progress('abc', 3, 'Long', after=60)) == list('abc')
-    assert capsys.readouterr().err == ''
-    assert list(slow_progress.slow_progress('abc', 3, 'Long', after=0)) == list('abc')
-    assert 'Long' in capsys.readouterr().err

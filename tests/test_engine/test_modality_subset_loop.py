@@ -140,6 +140,28 @@ def test_written_predictions_go_to_one_folder_per_subset(tmp_path: Path):
     assert written == ['nir', 'rgb+depth']
 
 
+class _Writer(_Metric):
+    """Its folder is called as that of ``PseudoLabelWriter``."""
+
+    def __init__(self, out_dir: Path) -> None:
+        super().__init__()
+        self.out_dir = out_dir
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        (self.out_dir / 'label.txt').write_text('done')
+        super().process(data_batch, data_samples)
+
+
+def test_written_labels_go_to_one_folder_per_subset(tmp_path: Path):
+    metric = _Writer(tmp_path / 'out')
+    model = _Model(data_preprocessor=_Preprocessor())
+    subsets = [['depth', 'rgb'], ['nir']]
+    _runner(tmp_path, model, _Spy(), metric, subsets=subsets).test()
+    written = sorted(p.parent.name for p in (tmp_path / 'out').rglob('*.txt'))
+    assert written == ['nir', 'rgb+depth']
+    assert metric.out_dir == tmp_path / 'out'
+
+
 def test_model_without_masking_is_refused(tmp_path: Path):
     with pytest.raises(TypeError, match='kept_modalities.*ModalityPreprocessor'):
         _runner(tmp_path, _Model(), _Spy()).test()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def test_thresholds() -> None:
 def test_bad_input(tmp_path: Path) -> None:
     metric = writer(tmp_path)
     metric.process({}, [sample(tmp_path, 'a.png', torch.zeros(3, 2, 2))])
-    (tmp_path / 'out/raw/confidence/a.png').unlink()
+    (tmp_path / 'out/.pseudo_label_raw/confidence/a.png').unlink()
     with pytest.raises(OSError, match='a folder that all processes share'):
         metric.evaluate(1)
     for wrong in (dict(drop=1.0), dict(cap=1.5), dict(drop=-0.1)):
@@ -100,3 +102,86 @@ def test_bad_input(tmp_path: Path) -> None:
     metric = writer(tmp_path, img_root=str(tmp_path / 'elsewhere'))
     with pytest.raises(ValueError, match='does not lie in img_root'):
         metric.process({}, [sample(tmp_path, 'a.png', torch.zeros(3, 2, 2))])
+
+
+def test_what_was_there_stays(tmp_path: Path) -> None:
+    """Also a folder with the name that the intermediate files once had."""
+    kept = tmp_path / 'out/raw/mine.txt'
+    kept.parent.mkdir(parents=True)
+    kept.write_text('mine')
+    metric = writer(tmp_path)
+    for _ in range(2):  # twice, as in validation
+        metric.process({}, [sample(tmp_path, 'a.png', torch.rand(3, 2, 2))])
+        metric.evaluate(1)
+        found = {p.name for p in (tmp_path / 'out').iterdir()}
+        assert found == {'raw', 'a.png', 'thresholds.json'}
+    assert kept.read_text() == 'mine'
+
+
+@pytest.mark.parametrize('kind', ['folder', 'file'])
+def test_a_foreign_folder_is_refused(tmp_path: Path, kind: str) -> None:
+    foreign = tmp_path / 'out/.pseudo_label_raw'
+    file = foreign / 'label/mine.txt' if kind == 'folder' else foreign
+    file.parent.mkdir(parents=True)
+    file.write_text('mine')
+    metric = writer(tmp_path)
+    with pytest.raises(
+        ValueError, match=r'pseudo_label_raw.*not made by .*another out'
+    ):
+        metric.process({}, [sample(tmp_path, 'a.png', torch.rand(3, 2, 2))])
+    assert file.read_text() == 'mine'
+    assert [p.name for p in (tmp_path / 'out').iterdir()] == ['.pseudo_label_raw']
+
+
+def test_processes_share_the_folder_and_what_a_killed_run_left(tmp_path: Path) -> None:
+    killed = writer(tmp_path)
+    killed.process({}, [sample(tmp_path, 'old.png', torch.rand(3, 2, 2))])
+    first, second = writer(tmp_path), writer(tmp_path)
+    first.process({}, [sample(tmp_path, 'a.png', torch.rand(3, 2, 2))])
+    second.process({}, [sample(tmp_path, 'b.png', torch.rand(3, 2, 2))])
+    first.results += second.results  # as gathering does
+    first.evaluate(2)
+    found = {p.name for p in (tmp_path / 'out').iterdir()}
+    assert found == {'a.png', 'b.png', 'thresholds.json'}
+
+
+def test_images_are_not_replaced(tmp_path: Path) -> None:
+    images = tmp_path / 'images'
+    images.mkdir()
+    (tmp_path / 'link').symlink_to(images)
+    for same in (images, tmp_path / 'link', tmp_path / 'out/../images'):
+        with pytest.raises(
+            ValueError, match='is img_root.*replace the images.*another'
+        ):
+            writer(tmp_path, out_dir=str(same))
+    metric = writer(tmp_path)
+    metric.out_dir = images  # by a test loop with one folder per subset
+    with pytest.raises(ValueError, match=r'is img_root'):
+        metric.process({}, [sample(tmp_path, 'a.png', torch.zeros(3, 2, 2))])
+    assert not list(images.iterdir())
+
+
+def test_more_classes_than_bytes_are_refused_at_once(tmp_path: Path) -> None:
+    metric = writer(tmp_path)
+    most = torch.zeros(255, 1, 2)
+    most[254, 0, 0] = most[3, 0, 1] = 9
+    metric.process({}, [sample(tmp_path, 'a.png', most)])
+    file = tmp_path / 'out/.pseudo_label_raw/label/a.png'
+    assert cv2.imread(str(file), cv2.IMREAD_UNCHANGED).tolist() == [[254, 3]]
+    with pytest.raises(ValueError, match='256 classes, expected at most 255'):
+        metric.process({}, [sample(tmp_path, 'b.png', torch.zeros(256, 1, 2))])
+
+
+def test_processes_claim_the_folder_at_the_same_time(tmp_path: Path) -> None:
+    for turn in range(20):
+        metrics = [writer(tmp_path, out_dir=str(tmp_path / f'{turn}')) for _ in '12345']
+        start = threading.Barrier(5)
+
+        def claim(metric: Any, start: threading.Barrier = start) -> None:
+            start.wait()
+            metric._claim_raw()
+
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(claim, metrics))
+        found = [p.name for p in (tmp_path / f'{turn}').iterdir()]
+        assert found == ['.pseudo_label_raw']

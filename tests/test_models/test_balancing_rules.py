@@ -106,6 +106,28 @@ def test_pcgrad_projects_vectors():
     torch.testing.assert_close(update(PCGrad(orders=orders), grads), expected)
 
 
+@pytest.mark.parametrize('others_only', [True, False])
+def test_pcgrad_against_the_gradient_itself(others_only):
+    """As in the paper, or as LibMTL, which differ where a gradient is turned round."""
+    grads = torch.tensor([[1, -2], [0, 1], [-1, 1]], dtype=torch.float64)
+    orders = [[1, 2, 0], [2, 0, 1], [0, 1, 2]]
+    expected = torch.zeros(2, dtype=torch.float64)
+    for i, order in enumerate(orders):
+        own = grads[i].clone()
+        for j in order:
+            if (j != i or not others_only) and own @ grads[j] < 0:
+                own -= own @ grads[j] / grads[j].square().sum() * grads[j]
+        if i == 0:
+            assert own.tolist() == pytest.approx(
+                [0.5, 0.5] if others_only else [0.6, 0.3]
+            )
+        expected += own
+    rule = PCGrad(orders=orders, others_only=others_only)
+    torch.testing.assert_close(update(rule, grads), expected)
+    if others_only:
+        assert torch.equal(weigh(PCGrad(orders=orders), grads), weigh(rule, grads))
+
+
 def test_pcgrad_leaves_agreement_alone():
     assert weigh(PCGrad(), vectors().abs()).tolist() == [1, 1, 1, 1]
 

@@ -122,6 +122,21 @@ def test_unusable_files(tmp_path, monkeypatch) -> None:
         load_state(tmp_path / 'nowhere.pth')
 
 
+def test_files_that_leave_to_run_does_not_help(tmp_path) -> None:
+    """Nobody is advised to give the option that was given."""
+    path = tmp_path / 'bad.pth'
+    for content in (b'no checkpoint', b'', b'PK\x03\x04 cut off'):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r'bad\.pth.*Download it anew') as error:
+            load_state(path, allow_pickle=True)
+        assert '--allow-pickle' not in str(error.value)
+        assert 'refused' not in str(error.value)
+    done = _tool('unwrap', path, tmp_path / 'out.pth', '--allow-pickle')
+    assert done.returncode == 1
+    assert 'Download it anew' in done.stderr
+    assert '--allow-pickle' not in done.stderr
+
+
 def test_command_line(official: dict, tmp_path) -> None:
     source, target = tmp_path / 'in.pth', tmp_path / 'out' / 'ours.pth'
     torch.save(dict(model=official, optimizer=None, epoch=3, iteration=7), source)

@@ -269,7 +269,7 @@ def test_labels_of_another_size_than_the_image():
 
 def test_wrong_kept_modalities():
     pre = build(dict(rgb=RGB))
-    with pytest.raises(KeyError, match='nir'):
+    with pytest.raises(ValueError, match="'nir' is not one of.*change the name"):
         pre.kept_modalities = {'nir'}
     with pytest.raises(ValueError, match='empty'):
         pre.kept_modalities = set()

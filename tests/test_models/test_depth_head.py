@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_xmodal.datasets.transforms import XModalResize
 from mmseg_xmodal.models.decode_heads import DepthHead
 from mmseg_xmodal.registry import MODELS
 
@@ -125,7 +127,7 @@ def test_predicts_at_the_size_of_the_input(size: tuple[int, int]) -> None:
 
 def test_the_scale_of_the_picture_is_undone() -> None:
     """An enlarged picture looks nearer: training divides the truth by the factor."""
-    output, meta = rand(1, 4, 6).abs(), dict(scale_factor=(1.5, 2.5))
+    output, meta = rand(1, 4, 6).abs(), dict(scale_factor=(1.0, 4.0))
     depth = _head().finish(output, meta)
     assert list(depth) == ['pred_depth_map']
     torch.testing.assert_close(depth['pred_depth_map'].data, 2 * output)
@@ -136,6 +138,22 @@ def test_the_scale_of_the_picture_is_undone() -> None:
     follows = _head(**LINEAR, follows_scale=True).finish(output, meta)
     torch.testing.assert_close(follows['pred_elevation'].data, 2 * output)
     assert torch.equal(_head().finish(output, {})['pred_depth_map'].data, output)
+
+
+@pytest.mark.parametrize('scale', [(24, 8), (6, 16), (18, 12)])
+def test_a_perfect_prediction_of_a_resized_picture_is_the_truth(scale: tuple) -> None:
+    """Whatever the sides are resized by: against the transform of the training."""
+    results = dict(img=np.zeros((8, 12, 3), np.uint8), img_shape=(8, 12))
+    results |= dict(
+        seg_fields=['gt_depth_map'], target_kinds=dict(gt_depth_map='depth')
+    )
+    results['gt_depth_map'] = np.full((8, 12), 3, np.float32)
+    results = XModalResize(scale=scale, keep_ratio=False)(results)
+    seen = torch.from_numpy(results['gt_depth_map'])[None]
+    found = _head().finish(seen, dict(scale_factor=results['scale_factor']))
+    torch.testing.assert_close(
+        found['pred_depth_map'].data, torch.full((1, scale[1], scale[0]), 3.0)
+    )
 
 
 @pytest.mark.parametrize(

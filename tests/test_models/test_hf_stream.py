@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmseg_xmodal.models.backbones import HFStream, MultiStreamBackbone
-from mmseg_xmodal.models.layers.adaptation import is_addition
+from mmseg_xmodal.models.layers.tuning import is_addition
 from mmseg_xmodal.registry import MODELS
 
 from .helpers import RGBD, rand, randomise, require, without_gradient

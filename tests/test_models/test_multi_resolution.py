@@ -172,7 +172,9 @@ def test_any_size(size: tuple[int, int]) -> None:
     ('changes', 'message'),
     [
         (dict(detail_size=(30, 48)), 'multiples of crop_divisor=8'),
-        (dict(detail_size=(32,)), 'expected height and width'),
+        (dict(detail_size=(32,)), r'detail_size=\(32,\), expected height and width'),
+        (dict(detail_stride=(8, 8, 8)), r'detail_stride=\(8, 8, 8\), expected height'),
+        (dict(detail_size=32), r'detail_size=32, expected height and width'),
         (dict(detail_stride=(40, 48)), 'must not leave gaps'),
         (dict(context_scale=1.5), 'expected a scale in'),
         (dict(context_scale=0.3), 'whole number'),

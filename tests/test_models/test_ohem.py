@@ -10,8 +10,8 @@ from mmseg_xmodal.models.losses import OHEMCrossEntropyLoss
 from mmseg_xmodal.registry import MODELS
 
 
-def brute_force(score, label, threshold=0.7, share=16) -> float:
-    """The definition, pixel by pixel, by sorting."""
+def brute_force(score, label, threshold=0.7, share=16, weight=(1,) * 4) -> float:
+    """The definition, pixel by pixel, by sorting; the losses are weighted first."""
     losses, labelled = [], 0
     for b, y, x in torch.cartesian_prod(*(torch.arange(n) for n in label.shape)):
         target = int(label[b, y, x])
@@ -19,7 +19,8 @@ def brute_force(score, label, threshold=0.7, share=16) -> float:
             losses.append(0.0)
             continue
         labelled += 1
-        losses.append(-float(score[b, :, y, x].log_softmax(0)[target]))
+        own = -float(score[b, :, y, x].log_softmax(0)[target])
+        losses.append(weight[target] * own)
     hard = [loss for loss in losses if loss > -math.log(threshold)]
     if len(hard) < labelled // share:
         hard = sorted(losses, reverse=True)[: labelled // share]
@@ -41,6 +42,15 @@ def test_is_the_published_loss(sharpness):
     score, label = batch(sharpness)
     loss = OHEMCrossEntropyLoss()(score, label)
     assert float(loss) == pytest.approx(brute_force(score, label), rel=1e-5)
+
+
+@pytest.mark.parametrize('sharpness', [0.0, 4.0, 12.0])
+def test_class_weights_take_part_in_the_choice(sharpness):
+    score, label = batch(sharpness)
+    weight = [0.1, 1.0, 3.0, 10.0]
+    loss = OHEMCrossEntropyLoss(class_weight=weight)(score, label)
+    expected = brute_force(score, label, weight=weight)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_both_branches_were_seen():
@@ -83,12 +93,12 @@ def test_few_easy_pixels_keep_one():
 def test_options():
     score, label = batch(2.0)
     plain = OHEMCrossEntropyLoss()(score, label)
-    weighted = OHEMCrossEntropyLoss(class_weight=[2.0] * 4, threshold=0.7**0.5)
-    # Twice the loss of the same pixels, chosen by their weighted loss.
+    # Twice the loss of the same pixels: they are chosen by their weighted loss.
+    weighted = OHEMCrossEntropyLoss(class_weight=[2.0] * 4, threshold=0.7**2)
     assert float(OHEMCrossEntropyLoss(loss_weight=3.0)(score, label)) == pytest.approx(
         3 * float(plain)
     )
-    assert float(weighted(score, label)) > float(plain)
+    assert float(weighted(score, label)) == pytest.approx(2 * float(plain))
     whole = OHEMCrossEntropyLoss(min_kept=1.0)(score, label)
     mean = F.cross_entropy(score, label, ignore_index=255)
     assert float(whole) == pytest.approx(float(mean))

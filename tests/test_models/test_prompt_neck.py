@@ -57,7 +57,8 @@ def test_learned_tokens_stay_connected_when_a_prompt_is_given():
 def test_prompts_that_do_not_fit_are_refused():
     levels = [level[0] for level in streams_of()]
     neck = build('prompt', num_tokens=0)
-    with pytest.raises(ValueError, match='no prompt and has num_tokens=0'):
+    remedies = r'no prompt and has num_tokens=0.*Set num_tokens in.*forward\(.*prompt='
+    with pytest.raises(ValueError, match=remedies):
         neck(levels)
     with pytest.raises(ValueError, match=r'\(2, 4, 5\), expected \(2, N, 12\)'):
         neck(levels, PromptFeatures(torch.zeros(2, 4, 5)))

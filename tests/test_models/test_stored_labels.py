@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mmseg_xmodal.models.adaptation import EntropyMinimization, StoredPseudoLabels
 
-from .adaptation_toys import SIZE, batch, blobs, wrapper
+from .adaptation_toys import SIZE, batch, blobs, head, student_cfg, wrapper
 
 
 def labelled(seed: int = 0, key: str = 'gt_pseudo_labels') -> dict[str, list]:
@@ -41,8 +41,8 @@ def test_loss_is_that_of_the_student_on_the_labels() -> None:
     assert (truth == 255).any()
     feats = model.student.backbone(target)
     heads = dict(decode=model.student.decode_head, aux_0=model.student.auxiliary_head)
-    for (name, head), weight in zip(heads.items(), (1.0, 0.4), strict=True):
-        logits = F.interpolate(head(feats), SIZE, mode='bilinear')
+    for (name, part), weight in zip(heads.items(), (1.0, 0.4), strict=True):
+        logits = F.interpolate(part(feats), SIZE, mode='bilinear')
         # mmseg's mean counts ignored pixels too.
         each = F.cross_entropy(logits, truth, ignore_index=255, reduction='none')
         expected = 0.5 * weight * each.mean()
@@ -100,6 +100,55 @@ def test_gradients_reach_the_student(backward: str) -> None:
     sum(v for k, v in losses.items() if 'loss' in k).backward()
     assert all(p.grad.abs().sum() > 0 for p in model.student.parameters())
     assert all(p.grad is None for p in model.teacher.parameters())
+
+
+# Each of two streams, or of two resolutions, has a loss that one map does not give.
+FOUR = dict(in_channels=[4, 4, 4, 4], channels=8, num_classes=4)
+GEMINI = dict(type='mmseg_xmodal.GeminiHead', **FOUR)
+TOKENS = dict(type='mmseg_xmodal.TokenFusionHead', **FOUR)
+RESOLUTIONS = dict(
+    type='mmseg_xmodal.MultiResolutionSegmentor',
+    scale_attention=head(8, 1, 1.0),
+    detail_size=(16, 16),
+)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'name'),
+    [
+        (dict(decode_head=GEMINI), 'decode_head of the student is a GeminiHead'),
+        (dict(decode_head=TOKENS), 'decode_head of the student is a TokenFusionHead'),
+        (dict(auxiliary_head=GEMINI), 'auxiliary_head of the student is a GeminiHead'),
+        (
+            dict(auxiliary_head=[head(6, 0, 0.4), TOKENS]),
+            r'auxiliary_head\[1\] of the student is a TokenFusionHead',
+        ),
+        (RESOLUTIONS, 'decode_head of the student is a MultiResolutionHead'),
+    ],
+)
+def test_heads_with_losses_of_more_than_one_map_are_refused(
+    changes: dict, name: str
+) -> None:
+    message = f'StoredPseudoLabels.*{name}.*expected .*Take .*FCNHead'
+    with pytest.raises(ValueError, match=message):
+        wrapper([StoredPseudoLabels()], student=student_cfg() | changes)
+
+
+def test_a_head_with_a_loss_of_its_own_on_one_map_keeps_it() -> None:
+    model = wrapper([StoredPseudoLabels()])
+
+    class Doubled(type(model.student.decode_head)):
+        """As mmseg's STDCHead: one map, and another loss of it."""
+
+        def loss_by_feat(self, *args: Any) -> dict:
+            losses = super().loss_by_feat(*args)
+            return losses | dict(loss_own=2 * losses['loss_ce'])
+
+    model.student.decode_head.__class__ = Doubled
+    model.terms[0].attach(model.student)
+    losses = run(model, labelled())
+    assert losses['stored.decode.loss_ce'] > 0
+    assert losses['stored.decode.loss_own'] == 2 * losses['stored.decode.loss_ce']
 
 
 def test_bad_input() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmseg_xmodal.models.backbones import MultiStreamBackbone, TimmStream
-from mmseg_xmodal.models.layers.adaptation import is_addition
+from mmseg_xmodal.models.layers.tuning import is_addition
 from mmseg_xmodal.registry import MODELS
 
 from .helpers import RGBD, rand, randomise, require, without_gradient

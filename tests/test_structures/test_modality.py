@@ -86,7 +86,7 @@ def test_unknown_fields_and_modalities_are_listed():
         ModalityLayout(dict(depth=dict(chanels=1)))
     with pytest.raises(ValueError, match='modalities is empty'):
         ModalityLayout({})
-    with pytest.raises(KeyError, match=r"'thermal' is not one of \['rgb'\]"):
+    with pytest.raises(ValueError, match=r"'thermal' is not one of \['rgb'\]"):
         ModalityLayout(dict(rgb=RGB)).value_slice('thermal')
 
 

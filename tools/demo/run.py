@@ -1,6 +1,6 @@
 """The demo: make an RGB-D data set, train three models on it, compare and show them.
 
-    python tools/demo/run.py --iters 400
+    python tools/demo/run.py --iters 700
 
 Renders frames of a game (ViZDoom), trains CMX-B0 on RGB + depth and one encoder each on
 RGB and on depth alone, with mmseg's own train.py and test.py, at equal budgets and one

@@ -39,8 +39,8 @@ class XModalCutOut(BaseTransform):
 
     Raises:
         ValueError: If ``prob`` lies outside [0, 1], both or neither of
-            ``cutout_shape`` and ``cutout_ratio`` are given, or ``seg_fill_in`` comes
-            with ``shared=False``.
+            ``cutout_shape`` and ``cutout_ratio`` are given, ``seg_fill_in`` comes
+            with ``shared=False``, or ``names`` has an unknown modality.
     """
 
     def __init__(
@@ -56,11 +56,15 @@ class XModalCutOut(BaseTransform):
         generator: np.random.Generator | None = None,
     ) -> None:
         if not 0 <= prob <= 1:
-            raise ValueError(f'XModalCutOut: prob is {prob}, expected one in [0, 1].')
+            raise ValueError(
+                f'XModalCutOut: prob is {prob}, expected one in [0, 1]. Change it in '
+                'the pipeline.'
+            )
         if (cutout_shape is None) == (cutout_ratio is None):
             raise ValueError(
                 f'XModalCutOut: cutout_shape={cutout_shape} and cutout_ratio='
-                f'{cutout_ratio}, expected exactly one of them.'
+                f'{cutout_ratio}, expected exactly one of them. Take the other out of '
+                'the pipeline.'
             )
         if seg_fill_in is not None and not shared:
             raise ValueError(

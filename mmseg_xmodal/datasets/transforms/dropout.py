@@ -32,7 +32,7 @@ class ModalityDropout(BaseTransform):
             seeded samplers set for each sample.
 
     Raises:
-        ValueError: If a probability lies outside [0, 1].
+        ValueError: If a probability lies outside [0, 1], or a modality is unknown.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class ModalityDropout(BaseTransform):
         values = self.prob.values() if isinstance(self.prob, dict) else [self.prob]
         if not all(0 <= p <= 1 for p in values):
             raise ValueError(
-                f'ModalityDropout: prob is {prob}, expected numbers in [0, 1].'
+                f'ModalityDropout: prob is {prob}, expected numbers in [0, 1]. Change '
+                'it in the pipeline.'
             )
         self.layout = None if modalities is None else ModalityLayout.build(modalities)
         self.dropped = None if dropped is None else tuple(dropped)

@@ -46,7 +46,8 @@ class FillInvalid(BaseTransform):
         modalities: The config's ``modalities``. Defaults to that of the loader.
 
     Raises:
-        ValueError: If ``method`` is not known, or a modality has no validity channel.
+        ValueError: If ``method`` or a modality is not known, or a modality has no
+            validity channel.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class FillInvalid(BaseTransform):
         if method not in self._methods:
             raise ValueError(
                 f'FillInvalid: method is {method!r}, expected one of '
-                f'{sorted(self._methods)}.'
+                f'{sorted(self._methods)}. Change it in the pipeline.'
             )
         self.names = (names,) if isinstance(names, str) else tuple(names)
         self.method = method

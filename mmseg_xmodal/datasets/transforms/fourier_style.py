@@ -92,7 +92,8 @@ class FourierStyle(BaseTransform):
         """Change the colour, or not.
 
         Raises:
-            ValueError: If there is no colour image, or a style image is no uint8 one.
+            ValueError: If there is no colour image or no modality ``name``, or a style
+                image is no uint8 one.
             FileNotFoundError: If there are no style images.
         """
         styles = self._styles()

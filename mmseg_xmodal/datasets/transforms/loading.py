@@ -55,6 +55,9 @@ class LoadModalities(BaseTransform):
 
     Shape:
         - img: (H, W, ``layout.stack_channels``)
+
+    Raises:
+        ValueError: If ``resize_to`` or ``npz_keys`` name no modality.
     """
 
     def __init__(

@@ -25,6 +25,9 @@ class CropMargins(BaseTransform):
 
     Shape:
         - img: (H, W, C); gt_seg_map: (H, W)
+
+    Raises:
+        ValueError: If a number is negative.
     """
 
     def __init__(
@@ -37,6 +40,11 @@ class CropMargins(BaseTransform):
     ) -> None:
         self.margins = (left, top, right, bottom)
         self.only_labels = only_labels
+        if min(self.margins) < 0:
+            raise ValueError(
+                f'{self}, expected 0 or more pixels on each side. Change it in the '
+                'pipeline.'
+            )
 
     def transform(self, results: dict) -> dict:
         """Cut ``img`` and the label maps.

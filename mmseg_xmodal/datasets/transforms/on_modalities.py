@@ -48,7 +48,8 @@ class OnModalities(BaseTransform):
         modalities: The config's ``modalities``. Defaults to that of the loader.
 
     Raises:
-        ValueError: If ``names`` is empty or the storage types in a group differ.
+        ValueError: If ``names`` is empty or has an unknown modality, or the storage
+            types in a group differ.
     """
 
     def __init__(

@@ -30,10 +30,13 @@ class ColorJitter(BaseTransform):
         brightness: Range of the factor.
         contrast: Range of the factor.
         saturation: Range of the factor.
-        prob: Share of the images that are changed.
+        prob: Share of the images that are changed, in [0, 1].
 
     Shape:
         - img: (H, W, 3) uint8, BGR
+
+    Raises:
+        ValueError: If ``prob`` lies outside [0, 1].
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class ColorJitter(BaseTransform):
         saturation: Range = (0.5, 1.5),
         prob: float = 0.2,
     ) -> None:
+        _check_share(prob, type(self).__name__)
         self.brightness, self.contrast = brightness, contrast
         self.saturation, self.prob = saturation, prob
 
@@ -71,24 +75,28 @@ class GaussianBlur(BaseTransform):
         kernel_size: Odd size of the kernel in pixels; 0 = as ``sigma`` needs.
         sigma: Range of the standard deviation in pixels; None = 0.8 for a size of 3,
             and 0.15 more for each further pixel. Needed for ``kernel_size=0``.
-        prob: Share of the images that are blurred.
+        prob: Share of the images that are blurred, in [0, 1].
 
     Shape:
         - img: (H, W, C)
 
     Raises:
-        ValueError: If neither ``kernel_size`` nor ``sigma`` says how much to blur.
+        ValueError: If ``kernel_size`` is negative or even, neither it nor ``sigma``
+            says how much to blur, or ``prob`` lies outside [0, 1].
     """
 
     def __init__(
         self, kernel_size: int = 3, sigma: Range | None = None, prob: float = 0.2
     ) -> None:
         unsaid = kernel_size == 0 and sigma is None
-        if unsaid or (kernel_size != 0 and kernel_size % 2 != 1):
+        wrong = kernel_size < 0 or (kernel_size != 0 and kernel_size % 2 != 1)
+        if unsaid or wrong:
             raise ValueError(
                 f'GaussianBlur has kernel_size={kernel_size} and sigma={sigma}, '
-                'expected an odd size, or 0 together with a range of sigma.'
+                'expected an odd size above 0, or 0 together with a range of sigma. '
+                'Change it in the pipeline.'
             )
+        _check_share(prob, type(self).__name__)
         self.kernel_size, self.sigma, self.prob = kernel_size, sigma, prob
 
     def transform(self, results: dict) -> dict:
@@ -111,4 +119,12 @@ class GaussianBlur(BaseTransform):
         return (
             f'{type(self).__name__}(kernel_size={self.kernel_size}, sigma='
             f'{self.sigma}, prob={self.prob})'
+        )
+
+
+def _check_share(prob: float, who: str) -> None:
+    if not 0 <= prob <= 1:
+        raise ValueError(
+            f'{who} has prob={prob}, expected a share in [0, 1]. Change it in the '
+            'pipeline.'
         )

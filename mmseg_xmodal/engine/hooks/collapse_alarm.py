@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmseg_xmodal.registry import HOOKS
 
-from .pseudo_label_watch import Census, PseudoLabelWatch, bare, class_names
+from ..unwrap import unwrapped
+from .pseudo_label_watch import Census, PseudoLabelWatch, class_names
 
 _KEY = 'collapse_alarm'
 _REFERENCES = dict(source=('source',), past=('past',), both=('source', 'past'))
@@ -94,7 +95,7 @@ class CollapseAlarmHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Watch the terms, and go on where the checkpoint left off."""
-        self._watch = PseudoLabelWatch(bare(runner.model), type(self).__name__)
+        self._watch = PseudoLabelWatch(unwrapped(runner.model), type(self).__name__)
         loaded, self._loaded = self._loaded, None
         self._reset()
         if runner.iter == 0:  # load_from starts anew, a resume goes on

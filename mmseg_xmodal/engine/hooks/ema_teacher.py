@@ -18,6 +18,8 @@ from mmseg_xmodal.models.adaptation.ema import (
 )
 from mmseg_xmodal.registry import HOOKS
 
+from ..unwrap import unwrapped
+
 _KEY = 'ema_teacher'
 
 
@@ -66,7 +68,7 @@ class EMATeacherHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Check the model, and go on where the checkpoint left off."""
-        model = _bare(runner.model)
+        model = unwrapped(runner.model)
         if not hasattr(model, 'teacher') or not hasattr(model, 'student'):
             raise ValueError(
                 f'EMATeacherHook: the model is a {type(model).__name__} without '
@@ -114,7 +116,7 @@ class EMATeacherHook(Hook):
             self._move(runner)
 
     def _move(self, runner: Any) -> None:
-        model = _bare(runner.model)
+        model = unwrapped(runner.model)
         alpha = ema_alpha(self.moves, self.momentum)
         ema_update(model.teacher, model.student, alpha, self.buffers)
         self.moves += 1
@@ -126,7 +128,3 @@ class EMATeacherHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Keep the counts until it is known whether this is a resume."""
         self._loaded = checkpoint.get(_KEY)
-
-
-def _bare(model: Any) -> Any:
-    return getattr(model, 'module', model)

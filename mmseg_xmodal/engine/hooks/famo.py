@@ -19,6 +19,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from mmseg_xmodal.models.balancing import FAMO
 from mmseg_xmodal.registry import HOOKS
 
+from ..unwrap import unwrapped
+
 
 @HOOKS.register_module()
 class FAMOHook(Hook):
@@ -42,7 +44,7 @@ class FAMOHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Find the balancer, and listen to the preprocessor."""
-        model = _bare(runner.model)
+        model = unwrapped(runner.model)
         balancer = getattr(model, 'balancer', None)
         if not isinstance(balancer, FAMO) or not balancer.second_forward:
             raise ValueError(
@@ -70,7 +72,7 @@ class FAMOHook(Hook):
         wrapper = runner.optim_wrapper
         if not wrapper.should_update():
             return
-        model = _bare(runner.model)
+        model = unwrapped(runner.model)
         with (
             torch.no_grad(),
             _statistics_kept(model),
@@ -82,11 +84,7 @@ class FAMOHook(Hook):
     def after_train(self, runner: Any) -> None:
         """Let go of the preprocessor."""
         self._handle.remove()
-        _bare(runner.model).balancer.hooked = False
-
-
-def _bare(model: Any) -> Any:
-    return getattr(model, 'module', model)
+        unwrapped(runner.model).balancer.hooked = False
 
 
 @contextmanager

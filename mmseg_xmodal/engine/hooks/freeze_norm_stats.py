@@ -9,6 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_xmodal.registry import HOOKS
 
+from ..unwrap import unwrapped
+
 
 @HOOKS.register_module()
 class FreezeNormStatsHook(Hook):
@@ -31,10 +33,9 @@ class FreezeNormStatsHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Find the norms."""
-        model = getattr(runner.model, 'module', runner.model)
         self._norms = [
             module
-            for name, module in model.named_modules()
+            for name, module in unwrapped(runner.model).named_modules()
             if isinstance(module, _BatchNorm) and name.startswith(self.prefix)
         ]
         if not self._norms:

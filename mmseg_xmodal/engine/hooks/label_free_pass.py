@@ -18,8 +18,8 @@ from mmseg_xmodal.models.layers.logit_probabilities import (
     gives_scores,
     logit_probabilities,
 )
+from mmseg_xmodal.progress import slow_progress
 
-from ..slow_progress import slow_progress
 from .random_state import capture_random_state, restore_random_state
 
 Batch = Mapping[str, Any]

@@ -16,8 +16,8 @@ from mmengine.runner.amp import autocast
 from mmseg_xmodal.evaluation.label_free import LABEL_FREE_SCORES
 from mmseg_xmodal.registry import HOOKS
 
+from ..unwrap import unwrapped
 from .label_free_pass import score_batches, undisturbed, unlabelled_batches
-from .pseudo_label_watch import bare
 
 _KEY = 'label_free_selection'
 _FILE = 'label_free_selection.json'
@@ -95,7 +95,7 @@ class LabelFreeSelectionHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Check model and loader, and take over what is known of this run."""
-        self._wanted(bare(runner.model))
+        self._wanted(unwrapped(runner.model))
         if self.dataloader is None and runner.val_loop is None:
             raise ValueError(
                 'LabelFreeSelectionHook has no dataloader, and the config no '
@@ -172,7 +172,7 @@ class LabelFreeSelectionHook(Hook):
         return [s for s in LABEL_FREE_SCORES if paired or s != 'agreement']
 
     def _score(self, runner: Any) -> dict[str, float]:
-        model = bare(runner.model)
+        model = unwrapped(runner.model)
         wanted = self._wanted(model)
         network = getattr(model, 'predicting', model)
         other = None

@@ -19,7 +19,8 @@ from mmseg_xmodal.visualization import default_palette, save_panel
 from mmseg_xmodal.visualization.drift import plot_drift
 from mmseg_xmodal.visualization.mix_panels import mix_panel
 
-from .pseudo_label_watch import Census, PseudoLabelWatch, bare, class_names
+from ..unwrap import unwrapped
+from .pseudo_label_watch import Census, PseudoLabelWatch, class_names
 
 _KEY = 'pseudo_label_hook'
 # Stands for the iteration of an entry that is not finished.
@@ -88,7 +89,7 @@ class PseudoLabelHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Find the term, and continue the curves of the checkpoint."""
-        model = bare(runner.model)
+        model = unwrapped(runner.model)
         self._mixer = self._find(model)
         self._watch = PseudoLabelWatch(model, type(self).__name__)
         loaded, self._loaded = self._loaded, None
@@ -180,7 +181,7 @@ class PseudoLabelHook(Hook):
     def _draw(self, runner: Any) -> None:
         mix, self._mixer.last_mix = self._mixer.last_mix, None
         self._mixer.keep_last = False
-        model = bare(runner.model)
+        model = unwrapped(runner.model)
         names, palette = self._meta(runner, _num_classes(model))
         panel = mix_panel(mix, model.data_preprocessor, names, palette, self.num_pairs)
         save_panel(self._folder(runner) / f'iter_{runner.iter + 1}.png', panel)

@@ -14,11 +14,6 @@ from mmseg_xmodal.models.adaptation.base import AdaptationStep
 from mmseg_xmodal.models.layers.pseudo_labels import PseudoLabelRule
 
 
-def bare(model: Any) -> Any:
-    """The model inside of a wrapper of distributed training."""
-    return getattr(model, 'module', model)
-
-
 @dataclasses.dataclass
 class Census:
     """Pixels of one or more steps, of all processes.

@@ -18,6 +18,7 @@ from mmseg_xmodal.registry import HOOKS
 from mmseg_xmodal.visualization.conflicts import conflict_matrix
 
 from ..optimizers.gradient_rules import SPACES, TaskRuleMixin
+from ..unwrap import unwrapped
 
 
 @HOOKS.register_module()
@@ -123,8 +124,7 @@ class TaskBalanceHook(Hook):
             for name, vector in values.items()
             for task, value in zip(tasks, vector, strict=True)
         }
-        model = getattr(runner.model, 'module', runner.model)
-        balancer = getattr(model, 'balancer', None)
+        balancer = getattr(unwrapped(runner.model), 'balancer', None)
         for task, weight in getattr(balancer, 'last_weights', {}).items():
             scalars[f'loss_weight/{task}'] = float(weight)
         if wrapper.gram is not None:

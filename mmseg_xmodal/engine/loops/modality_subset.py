@@ -21,6 +21,8 @@ from mmseg_xmodal.registry import LOOPS
 
 # 31 passes; beyond that only the informative subsets run by themselves.
 _ALL_SUBSETS_UP_TO = 5
+# Where metrics write: those of mmseg, and PseudoLabelWriter.
+_FOLDERS = ('output_dir', 'out_dir')
 
 
 def default_subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -88,8 +90,8 @@ class ModalitySubsetTestLoop(TestLoop):
         test_cfg = dict(type='mmseg_xmodal.ModalitySubsetTestLoop')
 
     The metrics of a subset are prefixed with its names: ``rgb+depth/mIoU``,
-    ``rgb/mIoU``. Predictions that a metric writes (``--out``) go to one folder per
-    subset.
+    ``rgb/mIoU``. Predictions that a metric writes into its ``output_dir`` (``--out``)
+    or ``out_dir`` (``PseudoLabelWriter``) go to one folder per subset.
 
     Args:
         runner: The runner.
@@ -172,20 +174,21 @@ class ModalitySubsetTestLoop(TestLoop):
                 self._preprocessors, kept_before, strict=True
             ):
                 preprocessor.kept_modalities = kept
-            for metric, folder in folders_before:
-                metric.output_dir = folder
+            for metric, name, folder in folders_before:
+                setattr(metric, name, folder)
 
-    def _enter_output_folders(self, label: str) -> list[tuple[Any, str]]:
+    def _enter_output_folders(self, label: str) -> list[tuple[Any, str, str | Path]]:
         """Point metrics that write predictions to a folder of this subset."""
         before = []
-        for metric in self.evaluator.metrics:
-            folder = getattr(metric, 'output_dir', None)
-            if folder is None:
+        for metric, name in itertools.product(self.evaluator.metrics, _FOLDERS):
+            folder = getattr(metric, name, None)
+            if not isinstance(folder, str | Path):
                 continue
-            before.append((metric, folder))
-            metric.output_dir = str(Path(folder) / label)
+            before.append((metric, name, folder))
+            own = Path(folder) / label
+            setattr(metric, name, type(folder)(own))
             if is_main_process():
-                Path(metric.output_dir).mkdir(parents=True, exist_ok=True)
+                own.mkdir(parents=True, exist_ok=True)
         return before
 
 

@@ -33,6 +33,7 @@ from mmseg_xmodal.models.layers.test_time_norms import (
 )
 from mmseg_xmodal.registry import LOOPS
 
+from ..unwrap import unwrapped
 from .tent import Tent
 
 _WHERE = "test_cfg=dict(type='mmseg_xmodal.TestTimeAdaptLoop', ...)"
@@ -98,8 +99,8 @@ class TestTimeAdaptLoop(TestLoop):
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         _check_arguments(method, prior, norms, steps, predict)
-        model = getattr(runner.model, 'module', runner.model)
-        if isinstance(runner.model, BaseTTAModel) or isinstance(model, BaseTTAModel):
+        model = unwrapped(runner.model)
+        if isinstance(model, BaseTTAModel):
             raise TypeError(
                 f'{_WHERE} and {type(runner.model).__name__}: every view of an image '
                 'would adapt the network on its own, and their mean would be that of '

@@ -14,6 +14,8 @@ from torch import nn
 
 from mmseg_xmodal.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
+from ..unwrap import unwrapped
+
 # That of AdaptSegNet and ADVENT.
 PUBLISHED = dict(type='Adam', lr=1e-4, betas=(0.9, 0.99))
 # Of the student's wrapper alone.
@@ -99,7 +101,7 @@ class AdversarialOptimWrapperConstructor:
 
     def __call__(self, model: nn.Module) -> AdversarialOptimWrapperDict:
         """Build both wrappers."""
-        bare: Any = getattr(model, 'module', model)
+        bare = unwrapped(model)
         terms = getattr(bare, 'terms', [])
         opponents = [net for term in terms for net in term.opponents()]
         if not opponents:

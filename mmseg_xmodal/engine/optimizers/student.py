@@ -10,6 +10,8 @@ from torch import nn
 
 from mmseg_xmodal.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
+from ..unwrap import unwrapped
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class StudentOptimWrapperConstructor:
@@ -45,7 +47,7 @@ class StudentOptimWrapperConstructor:
 
     def __call__(self, model: nn.Module) -> Any:
         """Build the optimiser wrapper."""
-        bare: Any = getattr(model, 'module', model)
+        bare = unwrapped(model)
         student = getattr(bare, 'student', None)
         if student is None:
             raise ValueError(

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.structures import PixelData
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.structures import SegDataSample
+from torch import nn
 from torch.nn import functional as F
 
 from mmseg_xmodal.registry import MODELS
@@ -35,16 +37,19 @@ class StoredPseudoLabels(AdaptationTerm):
         name: See :class:`AdaptationTerm`.
 
     Raises:
-        ValueError: If the student has a cascade of heads or a head of masks; in
-            training, if a target has no labels.
+        ValueError: If the student has a cascade of heads, a head of masks, or one
+            whose loss is not that of one map of logits; in training, if a target has no
+            labels.
     """
 
     NAME = 'stored'
     GRAPHS = ('target',)
 
     def attach(self, student: Any) -> None:
-        """Refuse a student without one map of logits."""
-        check_one_map(student, type(self).__name__)
+        """Refuse a student without one map of logits, or with further losses."""
+        who = type(self).__name__
+        check_one_map(student, who)
+        _check_losses(student, who)
 
     def forward(self, step: AdaptationStep) -> Losses:
         """Losses of every head on the target images of this step."""
@@ -79,3 +84,20 @@ class StoredPseudoLabels(AdaptationTerm):
             own.gt_sem_seg = PixelData(data=label.to(step.target.inputs.device))
             labelled.append(own)
         return labelled
+
+
+def _check_losses(student: Any, who: str) -> None:
+    """Raise where a head's loss is more than ``loss_by_feat`` of what it predicts."""
+    for i, head in enumerate(prediction_heads(student)):
+        if getattr(type(head), 'loss', None) is BaseDecodeHead.loss:
+            continue
+        several = isinstance(getattr(student, 'auxiliary_head', None), nn.ModuleList)
+        place = f'auxiliary_head[{i - 1}]' if several else 'auxiliary_head'
+        raise ValueError(
+            f'{who} takes the loss of the map that a head predicts, but '
+            f'{place if i else "decode_head"} of the student is a '
+            f'{type(head).__name__}, which computes its loss in a way of its own, of '
+            'more than this map; expected the loss of BaseDecodeHead. Take a head '
+            'such as FCNHead or SegformerHead, or ClassMixSelfTraining, which runs '
+            'the whole student.'
+        )

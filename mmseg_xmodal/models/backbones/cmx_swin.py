@@ -39,8 +39,9 @@ class CMXSwin(StreamBackbone):
 
     Args:
         modalities: The `modalities` dict of the config.
-        variant: ``'swin_s'`` or ``'swin_b'`` as published, further names of
-            :data:`SWIN_VARIANTS`, or fields of :class:`SwinVariant`.
+        variant: ``'swin_s'`` as published, ``'swin_b_384'`` for the official code's
+            ``swin_b`` (window 12), further names of :data:`SWIN_VARIANTS`, or fields
+            of :class:`SwinVariant`.
         streams: Stream name to its modalities, exactly two; None = one stream per
             modality.
         drop_path_rate: Of the last block; grows linearly from 0.

@@ -24,8 +24,8 @@ from mmseg_xmodal.registry import MODELS
 from ..converters.encoders import initialise_encoders, require_local
 from ..converters.initialiser import InitReport
 from ..converters.mit import Converted
-from ..layers.adaptation import Tuning, base_name, to_adapted_names
 from ..layers.encoder_stream import Encoder, EncoderStream, pick_levels
+from ..layers.tuning import Tuning, base_name, to_adapted_names
 
 # Vision models without a backbone class in the library: the norm behind their blocks.
 _TOKEN_MODELS = dict(

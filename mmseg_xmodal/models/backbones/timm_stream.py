@@ -29,8 +29,8 @@ from ..converters.encoders import initialise_encoders, require_local
 from ..converters.initialiser import InitReport, keep_layout
 from ..converters.io import load_state
 from ..converters.mit import Converted
-from ..layers.adaptation import Tuning, base_name, to_adapted_names
 from ..layers.encoder_stream import Encoder, EncoderStream, pick_levels
+from ..layers.tuning import Tuning, base_name, to_adapted_names
 
 _OURS = {
     'in_chans': 'in_channels',

@@ -7,7 +7,9 @@ https://arxiv.org/abs/2001.06782. Checked against LibMTL
 Differences: the random order follows from a seed and the number of the update, so that
 all ranks agree; nothing is added to the squared norm in the denominator (LibMTL adds
 1e-8, which weakens the projection of small gradients). As in the paper and in LibMTL
-the update is the sum of the projected gradients, not their mean.
+the update is the sum of the projected gradients, not their mean. The paper projects a
+gradient against the others only; LibMTL against the gradient itself as well, which acts
+where the others have turned it round. Default is the paper; ``others_only``.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ class PCGrad(GradientRule):
         seed: Seed of the orders.
         orders: For each task the order in which the others come, by number; its own
             number is passed over. Defaults to an order drawn in every update.
+        others_only: As in the paper. False: a task's own number in the order counts
+            too, as in LibMTL: a gradient that has a negative product with what it was
+            before is projected on the normal plane of that. It takes three tasks.
 
     Raises:
         ValueError: If ``orders`` does not fit the number of tasks (at an update).
@@ -45,9 +50,10 @@ class PCGrad(GradientRule):
         tasks: Sequence[str] = (),
         seed: int = 0,
         orders: Sequence[Sequence[int]] | None = None,
+        others_only: bool = True,
     ) -> None:
         super().__init__(tasks)
-        self.seed = seed
+        self.seed, self.others_only = seed, others_only
         self.orders = None if orders is None else [list(order) for order in orders]
         self.calls = Counter()
 
@@ -61,7 +67,7 @@ class PCGrad(GradientRule):
         coefficients = torch.eye(count, dtype=torch.float64)
         for i, order in enumerate(self._orders(count)):
             for j in order:
-                if j == i:
+                if j == i and self.others_only:
                     continue
                 product = coefficients[i] @ gram[:, j]
                 if product < 0 and gram[j, j] > 0:

@@ -8,7 +8,7 @@ NVIDIA's, non-commercial). They save the wrapper of the adaptation: the student 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -44,12 +44,16 @@ def daformer_key(key: str) -> str | None:
     return key if key.startswith('decode_head.') else None
 
 
-def daformer_head_config(state: State, prefix: str) -> dict[str, Any]:
+def daformer_head_config(
+    state: State, prefix: str, dilations: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Read the config of a DAFormer head from its weights.
 
     Args:
         state: Official key to tensor.
         prefix: Before ``conv_seg`` and ``embed_layers``, such as ``'decode_head.'``.
+        dilations: Of the parallel convolutions, where the head has them: weights do not
+            tell them. Defaults to the published ones.
 
     Raises:
         ValueError: If the fusion is unknown, or weights that tell the config are
@@ -66,26 +70,35 @@ def daformer_head_config(state: State, prefix: str) -> dict[str, Any]:
     levels: list[Tensor] = []
     while (key := f'{prefix}embed_layers.{len(levels)}.proj.weight') in state:
         levels.append(state[key])
+    fusion = _fusion(state, f'{prefix}fuse_layer.')
+    cfg = dict(
+        type='mmseg_xmodal.DAFormerHead',
+        in_channels=[level.shape[1] for level in levels],
+        channels=channels,
+        embed_dims=levels[0].shape[0],
+        fusion=fusion,
+        num_classes=classes,
+        out_channels=classes,
+    )
+    if dilations is not None and fusion != 'conv1':
+        cfg['dilations'] = tuple(dilations)
+    return cfg
+
+
+def _fusion(state: State, prefix: str) -> str:
+    """Name of the fusion; raises ``ValueError`` where it is none of ours."""
     marks = {
         'conv1': 'conv.weight',
         'sepaspp': 'aspp_modules.1.depthwise_conv.conv.weight',
         'aspp': 'aspp_modules.1.conv.weight',
     }
     for fusion, mark in marks.items():
-        if f'{prefix}fuse_layer.{mark}' in state:
-            return dict(
-                type='mmseg_xmodal.DAFormerHead',
-                in_channels=[level.shape[1] for level in levels],
-                channels=channels,
-                embed_dims=levels[0].shape[0],
-                fusion=fusion,
-                num_classes=classes,
-                out_channels=classes,
-            )
+        if prefix + mark in state:
+            return fusion
     raise ValueError(
-        f'The decoder under {prefix!r} has none of the fusions {sorted(marks)}: its '
-        f'keys are {shorten(k for k in state if k.startswith(f"{prefix}fuse"))}. Give '
-        'a checkpoint with one of them.'
+        f'The decoder has none of the fusions {sorted(marks)} under {prefix!r}: its '
+        f'keys are {shorten(k for k in state if k.startswith(prefix))}. Give a '
+        'checkpoint with one of them.'
     )
 
 

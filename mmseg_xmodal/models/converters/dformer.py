@@ -4,7 +4,8 @@ Official repository: https://github.com/VCIP-RGBD/DFormer (LICENSE says MIT, the
 "non-commercial use only"). Our keys are the official ones.
 
 The official loaders feed BGR images with mean and std in RGB order, and one depth
-channel as (value / 255 - 0.48) / 0.28.
+channel as (value / 255 - 0.48) / 0.28. An auxiliary head (``aux_head``), which official
+training adds for an ``aux_rate`` other than 0 and evaluation never runs, is left out.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ _HEAD = re.compile(
     rf'decode_head\.(?:conv_seg|(?:squeeze|align|hamburger\.ham_in|hamburger\.ham_out)'
     rf'\.(?:conv|bn))\.{_NORM}'
 )
-# Norms of the outputs, which files of revision 5f33d97 hold though nothing called them.
-_UNUSED = re.compile(rf'backbone\.norm[0-3]\.{_LEAF}')
+# Norms of the outputs, which files of revision 5f33d97 hold though nothing called them,
+# and the auxiliary head, which only training runs.
+_UNUSED = re.compile(rf'backbone\.norm[0-3]\.{_LEAF}|aux_head\..+')
 _MARK = 'downsample_layers_e.0.0.weight'
 
 

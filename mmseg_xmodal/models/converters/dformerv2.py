@@ -1,7 +1,8 @@
 """Official DFormerv2 checkpoints into ours.
 
 Official repository: https://github.com/VCIP-RGBD/DFormer (LICENSE says MIT, the README
-"non-commercial use only").
+"non-commercial use only"). An auxiliary head (``aux_head``), which official training
+adds for an ``aux_rate`` other than 0 and evaluation never runs, is left out.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ _PARTS = {
     'ffn.dwconv.dwconv': 'ffn.dwconv',
     'cnn_pos_encode.dwconv': 'pos',
 }
-# Of the official constants, both recomputed here.
+# Of the official constants, both recomputed here; and the head that only trains.
 _CONSTANTS = re.compile(r'layers\.\d+\.blocks\.\d+\.Geo\.(angle|decay)')
+_TRAINING = 'aux_head.'
 
 
 def encoder_key(key: str) -> str | None:
@@ -79,7 +81,8 @@ def dformerv2_key(key: str) -> str | None:
 
 
 def _translate(key: str, value: Tensor) -> dict[str, Tensor] | None:
-    if _CONSTANTS.fullmatch(key.removeprefix('backbone.')):
+    constant = _CONSTANTS.fullmatch(key.removeprefix('backbone.'))
+    if constant or key.startswith(_TRAINING):
         return {}
     ours = dformerv2_key(key)
     if ours is None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..layers.adaptation import base_name
 from ..layers.encoder_stream import EncoderStream
 from ..layers.first_conv import find_first_conv
+from ..layers.tuning import base_name
 from .initialiser import InitReport, initialise_streams
 
 

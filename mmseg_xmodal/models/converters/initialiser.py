@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..layers.adaptation import is_addition
 from ..layers.first_conv import FIRST_CONV_MODES, adapt_first_conv, find_first_conv
+from ..layers.tuning import is_addition
 from .io import load_state, shorten
 from .layouts import split_backbone
 from .mit import Converted

@@ -56,6 +56,12 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> Any:
         compat.allow_mmengine_checkpoints()
         return torch.load(text, map_location='cpu', weights_only=not allow_pickle)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        if allow_pickle:
+            raise ValueError(
+                f'{text!r} cannot be read as a checkpoint, pickled code included: '
+                f'{_first_line(error)}. It is damaged, or no file of torch.save. '
+                'Download it anew.'
+            ) from error
         raise ValueError(
             f'{text!r} cannot be read as a checkpoint of plain tensors: '
             f'{_first_line(error)}. Files with pickled code are refused. If you trust '

@@ -6,6 +6,7 @@ Depth from a light decoder on shared features; losses come from the config
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,8 +44,8 @@ class DepthHead(LevelHead):
         std: Its standard deviation, for ``'linear'``, > 0.
         follows_scale: Whether the truth is divided by the factor by which training
             transforms resize the picture (an enlarged picture is a nearer one). Then
-            predictions are multiplied by the factor of the test pipeline. None = only
-            for the target ``'gt_depth_map'``.
+            predictions are multiplied by the factor of the test pipeline, the geometric
+            mean of both directions. None = only for the target ``'gt_depth_map'``.
         loss_decode: Config of a loss, or a list of them; None =
             :class:`SILogLoss`, or :class:`MaskedL1Loss` for ``'linear'``.
         target: Field of the truth; it predicts ``pred_...`` instead of ``gt_...``.
@@ -126,7 +127,8 @@ class DepthHead(LevelHead):
     ) -> dict[str, BaseDataElement]:
         """The field of the prediction, in the scale of the original image."""
         if self.follows_scale:
-            output = output * (sum(scale_factor(img_meta)) / 2)
+            # The geometric mean, as XModalResize: both undo each other.
+            output = output * math.sqrt(math.prod(scale_factor(img_meta)))
         return {self.prediction: PixelData(data=output)}
 
 

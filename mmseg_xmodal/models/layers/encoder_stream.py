@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .adaptation import (
+from .tuning import (
     Tuning,
     apply_tuning,
     base_name,

@@ -29,12 +29,15 @@ class OHEMCrossEntropyLoss(nn.Module):
 
     Kept is every pixel whose true class has a probability below ``threshold``; if these
     are fewer than ``min_kept`` of the labelled pixels of the batch, that share with the
-    largest losses.
+    largest losses. With class weights w it is the weighted loss that decides, as
+    published: pixels with a probability below ``threshold ** (1 / w)``.
 
     Args:
-        threshold: Probability of the true class below which a pixel is hard, in (0, 1).
+        threshold: Probability of the true class below which a pixel of the weight 1 is
+            hard, in (0, 1).
         min_kept: Share of the labelled pixels that is kept at least, in (0, 1].
-        class_weight: Factor on the loss of each class; None = 1.
+        class_weight: Factor on the loss of each class, before pixels are chosen; None
+            = 1.
         loss_weight: Factor on the result.
         loss_name: Its name in the log; must begin with ``'loss_'``.
 

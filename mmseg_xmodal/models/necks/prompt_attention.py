@@ -169,8 +169,10 @@ class PromptAttentionNeck(BaseModule):
         if prompt is None:
             if learned is None:
                 raise ValueError(
-                    'PromptAttentionNeck got no prompt and has num_tokens=0. Hand it a '
-                    'PromptFeatures, or set num_tokens to the number of classes.'
+                    'PromptAttentionNeck got no prompt and has num_tokens=0, expected '
+                    'one of both. Set num_tokens in the config, for instance to the '
+                    'number of classes (learned tokens), or call forward(..., prompt='
+                    'PromptFeatures(tokens)) from Python, which no segmentor does.'
                 )
             return learned.expand(len(like), -1, -1), None
         shape = tuple(prompt.tokens.shape)

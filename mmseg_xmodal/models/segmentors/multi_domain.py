@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmseg_xmodal.registry import MODELS
 
+from ..layers.batch_pick import pick
 from ..layers.domain_norm import domain_norms, give_domain_norms, norms_of
 from ..layers.pixel_weights import needs_no_weights
 from ..layers.task_batch import connected_zero
@@ -215,11 +216,11 @@ class MultiDomainEncoderDecoder(EncoderDecoder):
         """Features of each domain's images."""
         if not self.domain_norm:
             shared = self.extract_feat(inputs)
-            return {d: route.pick(shared, own) for d, own in places.items()}
+            return {d: pick(shared, own) for d, own in places.items()}
         maps = {}
         for domain, own in places.items():
             with self.running(domain):
-                maps[domain] = self.extract_feat(route.pick(inputs, own))
+                maps[domain] = self.extract_feat(pick(inputs, own))
         return maps
 
     def _terms(
@@ -254,7 +255,7 @@ class MultiDomainEncoderDecoder(EncoderDecoder):
         for domain, own in self.router.places(metas, self.active_domain).items():
             with self.running(domain):
                 samples = [data_samples[i] for i in own]
-                done = super().predict(route.pick(inputs, own), samples)
+                done = super().predict(pick(inputs, own), samples)
             for place, sample in zip(own, done, strict=True):
                 predicted[place] = sample
         return predicted

@@ -147,27 +147,8 @@ def _is_synced(module: nn.Module) -> bool:
     return any(isinstance(m, nn.SyncBatchNorm) for m in module.modules())
 
 
-def pick(maps: Any, places: Sequence[int]) -> Any:
-    """Samples of a batch, in any nest of tuples, lists and dicts of maps.
-
-    Shape:
-        - maps: (B, ...) each
-        - output: (len(places), ...) each
-    """
-    if isinstance(maps, Tensor):
-        first, last = places[0], places[-1]
-        if list(places) == list(range(first, last + 1)):
-            return maps[first : last + 1]
-        return maps[list(places)]
-    if isinstance(maps, Mapping):
-        return {key: pick(value, places) for key, value in maps.items()}
-    if isinstance(maps, list | tuple):
-        return type(maps)(pick(value, places) for value in maps)
-    return maps
-
-
 def tensors_in(maps: Any) -> Iterator[Tensor]:
-    """All tensors of such a nest."""
+    """All tensors of a nest of tuples, lists and dicts."""
     if isinstance(maps, Tensor):
         yield maps
     elif isinstance(maps, Mapping | list | tuple):

@@ -86,9 +86,11 @@ class MultiResolutionSegmentor(EncoderDecoder):
         test_cfg = {'mode': 'whole', **(kwargs.get('test_cfg') or {})}
         kwargs['test_cfg'] = ConfigDict(test_cfg)
         super().__init__(backbone=backbone, decode_head=decode_head, **kwargs)
-        self.detail_size = _pair(detail_size)
+        self.detail_size = _pair('detail_size', detail_size)
         half = (self.detail_size[0] // 2, self.detail_size[1] // 2)
-        self.detail_stride = half if detail_stride is None else _pair(detail_stride)
+        self.detail_stride = (
+            half if detail_stride is None else _pair('detail_stride', detail_stride)
+        )
         self.context_scale, self.crop_divisor = context_scale, crop_divisor
         self._check_sizes()
         self.rng = rng
@@ -233,11 +235,11 @@ class MultiResolutionSegmentor(EncoderDecoder):
         return self.decode_head(self.extract_feat(inputs, self.windows(inputs)))
 
 
-def _pair(value: Sequence[int]) -> tuple[int, int]:
-    if len(value) != 2:
+def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
+    if not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(
-            f'A size is {value}, expected height and width. Change detail_size or '
-            'detail_stride in the model.'
+            f'MultiResolutionSegmentor has {name}={value}, expected height and width '
+            'in pixels, such as (512, 512). Change it in the model.'
         )
     return int(value[0]), int(value[1])
 

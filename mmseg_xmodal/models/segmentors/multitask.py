@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmseg_xmodal.registry import MODELS
 
 from ..interactions.base import Exchanged
+from ..layers.batch_pick import pick
 from ..layers.gradient_gate import GradientGate
 from ..layers.task_batch import TaskBatch, connected_zero
 from . import multitask_losses as parts
@@ -172,12 +173,12 @@ class MultiTaskEncoderDecoder(EncoderDecoder):
             )
             batch.labelled[task] = chosen
             if chosen:
-                picked = parts.pick(own, chosen)
+                picked = pick(own, chosen)
                 terms = self._terms(
                     task,
                     picked,
-                    picked if own is plain else parts.pick(plain, chosen),
-                    parts.pick(first, chosen),
+                    picked if own is plain else pick(plain, chosen),
+                    pick(first, chosen),
                     [data_samples[i] for i in chosen],
                 )
             else:

@@ -63,19 +63,6 @@ def task_sums(terms: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Te
     return sums
 
 
-def pick(maps: Sequence[Tensor], places: Sequence[int]) -> tuple[Tensor, ...]:
-    """Samples of a batch; the maps as they are where all are wanted.
-
-    Shape:
-        - maps: (B, ...) each
-        - output: (len(places), ...) each
-    """
-    if not maps or len(places) == len(maps[0]):
-        return tuple(maps)
-    index = torch.tensor(places, device=maps[0].device)
-    return tuple(x.index_select(0, index) for x in maps)
-
-
 def add_up(
     model: Any, batch: TaskBatch, terms: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -25,10 +25,12 @@ from .mmsformer import REPOSITORY as MMSFORMER_REPOSITORY
 from .mmsformer import run_mmsformer
 from .mtl_balancing import REPOSITORY as LIBMTL_REPOSITORY
 from .mtl_balancing import run_mtl_balancing
+from .names import plain_repository
 from .stitchfusion import REPOSITORY as STITCHFUSION_REPOSITORY
 from .stitchfusion import run_stitchfusion
 
-RUNNERS: dict[str, Callable[[Fixture], dict[str, Tensor]]] = {
+Runner = Callable[[Fixture], dict[str, Tensor]]
+RUNNERS: dict[str, Runner] = {
     CMNEXT_REPOSITORY: run_cmnext,
     CMX_REPOSITORY: run_cmx,
     DFORMER_REPOSITORY: run_dformer_family,
@@ -37,7 +39,27 @@ RUNNERS: dict[str, Callable[[Fixture], dict[str, Tensor]]] = {
     MIC_REPOSITORY: run_mic,
     MMSFORMER_REPOSITORY: run_mmsformer,
     STITCHFUSION_REPOSITORY: run_stitchfusion,
+    # Other names of the same code, and repositories that a fixture shares with others.
+    'https://github.com/InSAI-Lab/DELIVER': run_cmnext,
+    'https://github.com/LiBingyu01/StitchFusion': run_stitchfusion,
+    'https://github.com/SimonVandenhende/Multi-Task-Learning-PyTorch': (
+        run_mtl_balancing
+    ),
+    'https://github.com/YanchaoYang/FDA': run_mic,
+    'https://github.com/lhoyer/DAFormer': run_mic,
+    'https://github.com/lhoyer/HRDA': run_mic,
+    'https://github.com/valeoai/ADVENT': run_mic,
+    'https://github.com/vikolss/DACS': run_mic,
 }
+
+
+def find_runner(fixture: Fixture) -> Runner | None:
+    """Find the runner of the first repository that has one, however it is spelled."""
+    known = {plain_repository(url): runner for url, runner in RUNNERS.items()}
+    for repository in fixture.repositories:
+        if (runner := known.get(plain_repository(repository))) is not None:
+            return runner
+    return None
 
 
 def run(fixture: Fixture) -> dict[str, Tensor]:
@@ -46,10 +68,10 @@ def run(fixture: Fixture) -> dict[str, Tensor]:
     Raises:
         NoRunner: If there is none for its repository or variant.
     """
-    for repository in fixture.repositories:
-        if repository in RUNNERS:
-            return RUNNERS[repository](fixture)
-    raise NoRunner(f'{fixture.name}: no runner for {fixture.repositories}')
+    runner = find_runner(fixture)
+    if runner is None:
+        raise NoRunner(f'{fixture.name}: no runner for {fixture.repositories}')
+    return runner(fixture)
 
 
-__all__ = ['RUNNERS', 'run']
+__all__ = ['RUNNERS', 'find_runner', 'run']

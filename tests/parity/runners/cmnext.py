@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import Tensor, nn
 
@@ -14,17 +12,14 @@ from mmseg_xmodal.models.layers.mit import MIT_VARIANTS
 from mmseg_xmodal.registry import MODELS
 
 from ..fixture import Fixture, NoRunner
+from .names import require_mit
 
 REPOSITORY = 'https://github.com/jamycheung/DELIVER'
 STREAMS = ('rgb', 'x')
 
 
 def _variant(fixture: Fixture) -> str:
-    name = str(fixture.meta['constructor'].get('backbone', fixture.variant))
-    match = re.fullmatch(r'(cmnext|mit)?[-_ ]?b(\d)', name.strip().lower())
-    ours = f'mit_b{match[2]}' if match else ''
-    if ours not in MIT_VARIANTS:
-        raise NoRunner(f'{fixture.name}: no runner for CMNeXt variant {name!r}')
+    ours = require_mit(fixture, 'cmnext')
     official = {mit: cmnext for cmnext, mit in CMNEXT_VARIANTS.items()}
     return official.get(ours, ours)
 
@@ -48,6 +43,10 @@ def cmnext_config(fixture: Fixture) -> dict:
     backbone = dict(type='mmseg_xmodal.CMNeXt', modalities=modalities, variant=variant)
     if extra is not None:
         backbone['extra_channels'] = extra[1]
+    constructor = meta.get('constructor') or {}
+    if 'decode_head.linear_pred.weight' not in shapes:
+        head = constructor.get('head')
+        raise NoRunner(f'{fixture.name}: no runner for CMNeXt head {head!r}')
     classes, channels = shapes['decode_head.linear_pred.weight'][:2]
     return dict(
         type='mmseg.EncoderDecoder',
@@ -59,7 +58,7 @@ def cmnext_config(fixture: Fixture) -> dict:
             type='mmseg_xmodal.CMNeXtHead',
             in_channels=MIT_VARIANTS[CMNEXT_VARIANTS.get(variant, variant)].embed_dims,
             channels=channels,
-            num_classes=meta['constructor'].get('num_classes', classes),
+            num_classes=constructor.get('num_classes', classes),
         ),
         test_cfg=dict(mode='whole'),
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmseg_xmodal.models.converters.cmx import CMX, cmx_key
-from mmseg_xmodal.models.layers.mit import MIT_VARIANTS
 from mmseg_xmodal.registry import MODELS
 
-from ..fixture import Fixture, NoRunner
+from ..fixture import Fixture
 from .cmx_swin import is_swin, run_cmx_swin
-from .pairs import STREAMS, check_eps, run_cases
+from .names import require_mit
+from .pairs import check_eps, pair_config, run_cases
 
 REPOSITORY = 'https://github.com/huaaaliu/RGBX_Semantic_Segmentation'
 
@@ -18,36 +18,14 @@ REPOSITORY = 'https://github.com/huaaaliu/RGBX_Semantic_Segmentation'
 def cmx_config(fixture: Fixture) -> dict:
     """Our config of the fixture's variant, decoder and class count.
 
+    The size is the one that the weights have: the official builder takes B2 for a name
+    that it does not know (``mit_b3``), and the class of B0 for ``mit_b1``.
+
     Raises:
         NoRunner: If the variant or the decoder is not built yet.
     """
-    meta, constructor = fixture.meta, fixture.meta['constructor']
-    variant = constructor.get('backbone', fixture.variant)
-    if variant not in MIT_VARIANTS:
-        raise NoRunner(f'{fixture.name}: no runner for CMX variant {variant!r}')
-    decoder = constructor.get('decoder', 'MLPDecoder')
-    if decoder != 'MLPDecoder':
-        raise NoRunner(f'{fixture.name}: no runner for CMX decoder {decoder!r}')
-    shapes = meta['state_dict']
-    channels = {
-        'rgb': shapes['backbone.patch_embed1.proj.weight'][1],
-        'x': shapes['backbone.extra_patch_embed1.proj.weight'][1],
-    }
-    modalities = {name: dict(channels=channels[name]) for name in STREAMS}
-    return dict(
-        type='mmseg.EncoderDecoder',
-        data_preprocessor=dict(
-            type='mmseg_xmodal.ModalityPreprocessor', modalities=modalities
-        ),
-        backbone=dict(type='mmseg_xmodal.CMX', modalities=modalities, variant=variant),
-        decode_head=dict(
-            type='mmseg_xmodal.CMXHead',
-            in_channels=MIT_VARIANTS[variant].embed_dims,
-            channels=constructor.get('decoder_embed_dim', 512),
-            num_classes=constructor['num_classes'],
-        ),
-        test_cfg=dict(mode='whole'),
-    )
+    require_mit(fixture, 'cmx')
+    return pair_config(fixture, CMX)
 
 
 def run_cmx(fixture: Fixture) -> dict[str, Tensor]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmseg_xmodal.models.converters.cmx_swin import CMX_SWIN, cmx_swin_key
 from mmseg_xmodal.registry import MODELS
 
-from ..fixture import Fixture, NoRunner
-from .pairs import check_eps, run_cases
+from ..fixture import Fixture
+from .names import plain_name, stated_variant
+from .pairs import check_eps, pair_config, run_cases
 
 
 def is_swin(fixture: Fixture) -> bool:
     """Whether the variant has Swin streams, however it is spelled."""
-    constructor = fixture.meta.get('constructor') or {}
-    names = (fixture.variant, str(constructor.get('backbone', '')))
-    return any('swin' in name.lower() for name in names)
+    names = (fixture.variant, stated_variant(fixture))
+    return any('swin' in plain_name(name) for name in names)
 
 
 def run_cmx_swin(fixture: Fixture) -> dict[str, Tensor]:
@@ -25,15 +24,6 @@ def run_cmx_swin(fixture: Fixture) -> dict[str, Tensor]:
     Raises:
         NoRunner: If the decoder is not built.
     """
-    constructor = fixture.meta['constructor']
-    decoder = constructor.get('decoder', 'MLPDecoder')
-    if decoder != 'MLPDecoder':
-        raise NoRunner(f'{fixture.name}: no runner for CMX decoder {decoder!r}')
-    shapes = fixture.meta['state_dict']
-    config = CMX_SWIN.config(
-        {key: torch.empty(shape, device='meta') for key, shape in shapes.items()}
-    )
-    assert config['decode_head']['num_classes'] == constructor['num_classes']
-    model = MODELS.build(config).eval()
+    model = MODELS.build(pair_config(fixture, CMX_SWIN)).eval()
     check_eps(model, fixture, cmx_swin_key)
     return run_cases(fixture, model, CMX_SWIN, lambda fusion: fusion.fuse)

@@ -15,7 +15,8 @@ from mmseg_xmodal.registry import MODELS
 
 from ..fill import make_uniform
 from ..fixture import Fixture, NoRunner
-from .dformerv2 import run_dformerv2
+from .dformerv2 import require_ham, run_dformerv2
+from .names import plain_name, stated_variant
 
 REPOSITORY = 'https://github.com/VCIP-RGBD/DFormer'
 
@@ -27,9 +28,8 @@ def nmf_bases(channels: int = 512, rank: int = 64) -> Tensor:
 
 def is_v2(fixture: Fixture) -> bool:
     """Whether the variant is one of DFormerv2, however it is spelled."""
-    constructor = fixture.meta.get('constructor') or {}
-    names = (fixture.variant, str(constructor.get('backbone', '')))
-    return any('v2' in name.lower() for name in names)
+    names = (fixture.variant, stated_variant(fixture))
+    return any('v2' in plain_name(name) for name in names)
 
 
 def run_dformer_family(fixture: Fixture) -> dict[str, Tensor]:
@@ -48,13 +48,11 @@ def dformer_config(fixture: Fixture) -> dict:
         NoRunner: If the variant or the decoder is not built yet.
     """
     meta, constructor = fixture.meta, fixture.meta.get('constructor') or {}
-    stated = str(constructor.get('backbone', fixture.variant))
+    stated = stated_variant(fixture)
     variant = find_variant(stated) or find_variant(fixture.variant)
     if variant is None:
         raise NoRunner(f'{fixture.name}: no runner for DFormer variant {stated!r}')
-    decoder = str(constructor.get('decoder', 'ham'))
-    if 'ham' not in decoder.lower():
-        raise NoRunner(f'{fixture.name}: no runner for DFormer decoder {decoder!r}')
+    require_ham(fixture, 'DFormer')
     shapes = meta['state_dict']
     channels = {
         'rgb': shapes['backbone.downsample_layers.0.0.weight'][1],
@@ -94,6 +92,9 @@ def check_eps(model: nn.Module, fixture: Fixture) -> None:
     modules = dict(model.named_modules())
     for eps, names in fixture.meta.get('norm_eps', {}).items():
         for name in names:
+            # Some have no place in ours: those of an auxiliary head.
+            if DFORMER.translate(f'{name}.weight', torch.empty(0)) == {}:
+                continue
             assert modules[name].eps == float(eps), (name, modules[name].eps, eps)
 
 
@@ -118,7 +119,8 @@ def _record(model: nn.Module, case: str, outputs: dict[str, Tensor]) -> list:
 
 def stack_inputs(fixture: Fixture, case: str, channels: int) -> Tensor:
     """Stack RGB and the first channels of the depth, which official code reads."""
-    rgb, depth = fixture.inputs(case).values()
+    inputs = fixture.inputs(case)
+    rgb, depth = (inputs[name] for name in fixture.streams(case))
     return torch.cat([rgb, depth[:, :channels]], 1)
 
 

@@ -3,88 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmseg_xmodal.engine import GradientRuleOptimWrapper
-from mmseg_xmodal.evaluation.delta_m import delta_m
 from mmseg_xmodal.models import balancing
-from mmseg_xmodal.models.layers.gradient_gate import GradientGate
-from mmseg_xmodal.models.layers.task_batch import TaskBatch
 
-from ..fixture import Fixture
+from ..fixture import Fixture, NoRunner
+from .mtl_case import Case, cases, gains
+from .sections import finish, load
 
 REPOSITORY = 'https://github.com/median-research-group/LibMTL'
 # Arrays that are given to the methods.
 INPUTS = (
-    r'(\w+\.)?grads|theta|losses|DWA\.loss_history|GradNorm\.(initial_losses|v)|'
-    r'FAMO\.losses_(before|after)'
+    r'(\w+\.)?grads|theta|(\w+\.)?losses|(\w+\.)?DWA\.loss_history|'
+    r'(\w+\.)?GradNorm\.(initial_losses|v)|(\w+\.)?FAMO\.losses_(before|after)'
 )
-
-
-class Case(NamedTuple):
-    """Gradients and losses, and what the arrays about them begin with."""
-
-    prefix: str
-    grads: Tensor
-    losses: Tensor
-    arrays: Mapping[str, Tensor]
-    settings: Mapping[str, Any]
-
-    @property
-    def tasks(self) -> list[str]:
-        return [f't{i}' for i in range(len(self.losses))]
-
-    def has(self, name: str) -> bool:
-        return self.prefix + name in self.arrays
-
-    def matches(self, pattern: str) -> Iterator[tuple[str, ...]]:
-        """Groups of the pattern, for every array of this case that it fits."""
-        for name in self.arrays:
-            match = re.fullmatch(re.escape(self.prefix) + pattern, name)
-            if match:
-                yield match.groups()
-
-    def linear(self, theta: Tensor, values: Tensor | None = None) -> dict[str, Tensor]:
-        """Losses with these values whose gradients are ``grads``."""
-        values = self.losses if values is None else values
-        moved = theta - theta.detach()
-        return {
-            task: value + grad @ moved
-            for task, value, grad in zip(self.tasks, values, self.grads, strict=True)
-        }
-
-    def by_wrapper(self, rule: balancing.GradientRule) -> Tensor:
-        """What a step of the optimiser wrapper takes from the shared parameters."""
-        theta = nn.Parameter(torch.zeros_like(self.grads[0]))
-        wrapper = GradientRuleOptimWrapper(torch.optim.SGD([theta], lr=1.0), rule=rule)
-        shared = theta * 1
-        gates = {task: GradientGate() for task in self.tasks}
-        losses = {t: self.linear(gate(shared))[t] for t, gate in gates.items()}
-        total = sum(losses.values())
-        total.multitask = TaskBatch(
-            losses, gates=gates, shared=(shared,), shared_parameters=[theta]
-        )
-        wrapper.update_params(total)
-        return -theta.detach()
-
-    def by_balancer(
-        self, balancer: balancing.LossBalancer, values: Tensor | None = None
-    ) -> Tensor:
-        """Gradient on the shared parameters; those of the balancer stay in it."""
-        theta = nn.Parameter(torch.zeros_like(self.grads[0]))
-        sum(balancer(self.linear(theta, values)).values()).backward()
-        return theta.grad
-
-    def weights(self, balancer: balancing.LossBalancer) -> Tensor:
-        return torch.stack([balancer.last_weights[task] for task in self.tasks])
-
-    def rule(self, rule: balancing.GradientRule) -> Tensor:
-        grads = self.grads.double()
-        return rule(grads @ grads.T, self.losses)
 
 
 def run_mtl_balancing(fixture: Fixture) -> dict[str, Tensor]:
@@ -92,30 +27,36 @@ def run_mtl_balancing(fixture: Fixture) -> dict[str, Tensor]:
 
     Args:
         fixture: With any numbers of tasks, orders, constants and sets of gradients.
+
+    Raises:
+        NoRunner: If it holds something of a method that we do not have, or whose
+            draws are not given.
     """
-    arrays = {name: torch.from_numpy(a) for name, a in fixture.arrays().items()}
-    settings = fixture.meta['settings']
-    outputs = _delta_m(settings.get('delta_m', {}))
+    arrays, settings = load(fixture), fixture.meta.get('settings') or {}
+    sets = list(cases(arrays, settings))
+    _check_methods(fixture, [case.prefix for case in sets], arrays)
+    outputs = gains(fixture, arrays)
+    for case in sets:
+        for method, compute in METHODS.items():
+            if case.about(method):
+                found = {case.prefix + k: v for k, v in compute(case).items()}
+                outputs |= {k: v for k, v in found.items() if k in arrays}
+    return finish(fixture, arrays, outputs, INPUTS)
+
+
+def _check_methods(fixture: Fixture, prefixes: list[str], arrays: dict) -> None:
+    found = set()
     for name in arrays:
-        if re.fullmatch(r'(\w+\.)?grads', name):
-            prefix = name.removesuffix('grads')
-            case = Case(prefix, arrays[name], arrays['losses'], arrays, settings)
-            if prefix:
-                stated = torch.tensor(settings[prefix[:-1]]['gram'])
-                torch.testing.assert_close(case.grads @ case.grads.T, stated)
-            for method in METHODS:
-                outputs.update({prefix + k: v for k, v in method(case).items()})
-    outputs = {k: v.detach().to(arrays[k].dtype) for k, v in outputs.items()}
-    left = {n for n in arrays if not re.fullmatch(INPUTS, n)} ^ set(outputs)
-    assert not left, f'recorded and not computed, or the reverse: {sorted(left)}'
-    return outputs
+        if not re.fullmatch(INPUTS, name) and not name.startswith('delta_m.'):
+            own = max((p for p in prefixes if name.startswith(p)), key=len, default='')
+            found.add(name.removeprefix(own).partition('.')[0])
+    if unknown := sorted(found - set(METHODS)):
+        raise NoRunner(f'{fixture.name}: no runner for the methods {unknown}')
 
 
 def _uw(case: Case) -> dict[str, Tensor]:
-    if not case.has('UW.weights'):
-        return {}
-    init = case.settings['UW']['log_var_init']
-    balancer = balancing.UncertaintyWeighting(case.tasks, init=_each(case, init))
+    init = case.per_task(case.setting('UW').get('log_var_init', -0.5))
+    balancer = balancing.UncertaintyWeighting(case.tasks, init=init)
     combined = case.by_balancer(balancer)
     return {
         'UW.combined_grad': combined,
@@ -124,32 +65,50 @@ def _uw(case: Case) -> dict[str, Tensor]:
     }
 
 
-def _each(case: Case, value: float) -> dict[str, float]:
-    return dict.fromkeys(case.tasks, value)
+def _equal(case: Case) -> dict[str, Tensor]:
+    balancer = balancing.FixedWeights(case.tasks)
+    combined = case.by_balancer(balancer)
+    return {'EW.combined_grad': combined, 'EW.weights': case.weights(balancer)}
+
+
+def _geometric(case: Case) -> dict[str, Tensor]:
+    balancer = balancing.GeometricMeanLoss(case.tasks)
+    combined = case.by_balancer(balancer)
+    weights = case.weights(balancer)
+    if case.has('GLS.weights'):
+        recorded = case.given('GLS.weights').float()
+        used = case.grads.T @ recorded
+        if not torch.allclose(used, combined, rtol=1e-2, atol=1e-3):
+            # LibMTL logs L_t / (T prod L) as weights, which it does not use. Ours are
+            # w_t = m / (T L_t) with m = (prod L)^(1/T), which the terms add up to.
+            count = len(case.tasks)
+            mean = (weights * case.losses).sum()
+            weights = mean ** (1 - count) / (count**2 * weights)
+    return {'GLS.combined_grad': combined, 'GLS.weights': weights}
 
 
 def _dwa(case: Case) -> dict[str, Tensor]:
-    epochs = [int(e) for (e,) in case.matches(r'DWA\.weights_epoch(\d+)')]
+    pattern = r'DWA\.(?:weights|combined_grad)_epoch(\d+)$'
+    epochs = [int(epoch) for (epoch,) in case.matches(pattern)]
+    # One iteration is one epoch.
+    temperature = case.setting('DWA')['T']
+    balancer = balancing.DynamicWeightAverage(case.tasks, 1, temperature)
+    history = case.given('DWA.loss_history')
     outputs = {}
-    if epochs:
-        # One iteration is one epoch.
-        temperature = case.settings['DWA']['T']
-        balancer = balancing.DynamicWeightAverage(case.tasks, 1, temperature)
-        history = case.arrays['DWA.loss_history']
-        for epoch in range(max(epochs) + 1):
-            values = history[:, min(epoch, history.shape[1] - 1)]
-            combined = case.by_balancer(balancer, values)
-            outputs[f'DWA.weights_epoch{epoch}'] = case.weights(balancer)
-            if f'DWA.combined_grad_epoch{epoch}' in case.arrays:
-                outputs[f'DWA.combined_grad_epoch{epoch}'] = combined
+    for epoch in range(max(epochs) + 1):
+        values = history[:, min(epoch, history.shape[1] - 1)]
+        combined = case.by_balancer(balancer, values)
+        outputs[f'DWA.weights_epoch{epoch}'] = case.weights(balancer)
+        outputs[f'DWA.combined_grad_epoch{epoch}'] = combined
     return outputs
 
 
 def _pcgrad(case: Case) -> dict[str, Tensor]:
     outputs = {}
-    for (name,) in case.matches(r'PCGrad\.(\w+)\.weights'):
-        orders = case.settings['PCGrad']['orders'][name]
-        rule = balancing.PCGrad(orders=orders)
+    for (name,) in case.matches(r'PCGrad\.(\w+)\.'):
+        orders = case.setting('PCGrad')['orders'][name]
+        # LibMTL does not pass over the task itself.
+        rule = balancing.PCGrad(orders=orders, others_only=False)
         outputs[f'PCGrad.{name}.weights'] = case.rule(rule)
         outputs[f'PCGrad.{name}.combined_grad'] = case.by_wrapper(rule)
     return outputs
@@ -157,59 +116,50 @@ def _pcgrad(case: Case) -> dict[str, Tensor]:
 
 def _cagrad(case: Case) -> dict[str, Tensor]:
     outputs = {}
-    for c, rescale in case.matches(r'CAGrad\.c([\d.]+)\.rescale(\d)\.w'):
+    for c, rescale in case.matches(r'CAGrad\.c([\d.]+)\.rescale(\d)\.'):
         rule = balancing.CAGrad(c=float(c), rescale=int(rescale))
         name = f'CAGrad.c{c}.rescale{rescale}'
-        outputs[f'{name}.w'] = rule.simplex(case.grads @ case.grads.T)
+        outputs[f'{name}.w'] = rule.simplex(case.gram)
         outputs[f'{name}.combined_grad'] = case.by_wrapper(rule)
     return outputs
 
 
 def _imtl(case: Case) -> dict[str, Tensor]:
-    if not case.has('IMTL_G.alpha'):
-        return {}
-    rule = balancing.IMTLG()
-    outputs = {
+    rule, balancer = balancing.IMTLG(), balancing.IMTLLoss(case.tasks)
+    case.by_balancer(balancer)
+    return {
         'IMTL_G.alpha': case.rule(rule),
         'IMTL_G.combined_grad': case.by_wrapper(rule),
+        'IMTL_G.scale_grad': balancer.scales.grad,
     }
-    if case.has('IMTL_G.scale_grad'):
-        balancer = balancing.IMTLLoss(case.tasks)
-        case.by_balancer(balancer)
-        outputs['IMTL_G.scale_grad'] = balancer.scales.grad
-    return outputs
 
 
 def _mgda(case: Case) -> dict[str, Tensor]:
     outputs = {}
-    for (name,) in case.matches(r'MGDA\.([^.]+)\.weights'):
+    for (name,) in case.matches(r'MGDA\.([^.]+)\.'):
         rule = balancing.MGDA(normalisation=name)
-        gram = case.grads @ case.grads.T
-        outputs[f'MGDA.{name}.weights'] = rule.simplex(gram, case.losses)
+        outputs[f'MGDA.{name}.weights'] = rule.simplex(case.gram, case.losses)
         outputs[f'MGDA.{name}.combined_grad'] = case.by_wrapper(rule)
     return outputs
 
 
 def _gradnorm(case: Case) -> dict[str, Tensor]:
     outputs = {}
-    for (alpha,) in case.matches(r'GradNorm\.alpha([\d.]+)\.weights'):
+    for (alpha,) in case.matches(r'GradNorm\.alpha([\d.]+)\.'):
         rule = balancing.GradNorm(case.tasks, alpha=float(alpha))
         rule.bind(case.tasks)
-        rule.v.copy_(case.arrays['GradNorm.v'])
-        rule.first.copy_(case.arrays['GradNorm.initial_losses'])
+        rule.v.copy_(case.given('GradNorm.v'))
+        rule.first.copy_(case.given('GradNorm.initial_losses'))
         rule.seen.fill_(1)
         name = f'GradNorm.alpha{alpha}'
         rows = torch.arange(len(case.tasks))
-        gram = case.grads @ case.grads.T
-        outputs[f'{name}.grad_v'] = rule.gradient(gram, case.losses, rows)
+        outputs[f'{name}.grad_v'] = rule.gradient(case.gram, case.losses, rows)
         outputs[f'{name}.weights'] = rule.weights()
         outputs[f'{name}.combined_grad'] = case.by_wrapper(rule)
     return outputs
 
 
 def _aligned(case: Case) -> dict[str, Tensor]:
-    if not case.has('AlignedMTL.weights'):
-        return {}
     rule = balancing.AlignedMTL()
     return {
         'AlignedMTL.weights': case.rule(rule),
@@ -217,12 +167,24 @@ def _aligned(case: Case) -> dict[str, Tensor]:
     }
 
 
+def _upgrad(case: Case) -> dict[str, Tensor]:
+    # LibMTL adds a multiple of the identity to the products, over their trace.
+    added = case.setting('UPGrad').get('UPGrad_reg_eps')
+    if added is None:
+        raise NoRunner('UPGrad without the UPGrad_reg_eps that was used')
+    gram = case.grads.double() @ case.grads.double().T
+    gram = gram / gram.trace() + added * torch.eye(len(gram), dtype=gram.dtype)
+    weights = balancing.UPGrad()(gram, case.losses)
+    return {
+        'UPGrad.weights': weights,
+        'UPGrad.combined_grad': weights @ case.grads.double(),
+    }
+
+
 def _famo(case: Case) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {}
-    steps = sorted(int(i) for (i,) in case.matches(r'FAMO\.step(\d+)\.z_used'))
-    if not steps:
-        return outputs
-    spec = case.settings['FAMO']
+    last = max(int(i) for (i,) in case.matches(r'FAMO\.step(\d+)\.'))
+    spec = case.setting('FAMO')
     balancer = balancing.FAMO(
         case.tasks, lr=spec['lr'], weight_decay=spec['weight_decay']
     )
@@ -234,10 +196,8 @@ def _famo(case: Case) -> dict[str, Tensor]:
         step(value, grad, moved)
 
     balancer.adam.step = spy
-    for i in steps:
-        before, after = (
-            case.arrays[f'FAMO.losses_{w}'][i] for w in ('before', 'after')
-        )
+    for i in range(last + 1):
+        before, after = (case.given(f'FAMO.losses_{w}')[i] for w in ('before', 'after'))
         name = f'FAMO.step{i}'
         outputs[f'{name}.z_used'] = torch.softmax(balancer.logits, 0)
         outputs[f'{name}.combined_grad'] = case.by_balancer(balancer, before)
@@ -249,47 +209,17 @@ def _famo(case: Case) -> dict[str, Tensor]:
     return outputs
 
 
-METHODS = (
-    _uw,
-    _dwa,
-    _pcgrad,
-    _cagrad,
-    _imtl,
-    _mgda,
-    _gradnorm,
-    _aligned,
-    _famo,
-)
-
-
-def _delta_m(spec: Mapping[str, Any]) -> dict[str, Tensor]:
-    values: dict[str, float] = {}
-    if 'libmtl' in spec:
-        new, base, higher = (
-            {
-                task: {f'm{i}': value for i, value in enumerate(row)}
-                for task, row in spec[key].items()
-            }
-            for key in ('new', 'base', 'higher_better')
-        )
-        values['libmtl'] = delta_m(
-            new, base, higher, grouping='libmtl', sign='higher_is_better'
-        )
-    if 'one_metric_per_task' in spec:
-        one = spec['one_metric_per_task']
-        # Root mean square error and mean angle are errors; IoU and F-measure are not.
-        higher = {
-            task: {metric: metric not in ('rmse', 'mean') for metric in metrics}
-            for task, metrics in one['single'].items()
-        }
-        values['one_metric_per_task'] = delta_m(
-            one['multi'],
-            one['single'],
-            higher,
-            grouping='one_metric_per_task',
-            sign='higher_is_better',
-        )
-    return {
-        f'delta_m.{name}': torch.tensor(value, dtype=torch.float64)
-        for name, value in values.items()
-    }
+METHODS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
+    'EW': _equal,
+    'UW': _uw,
+    'GLS': _geometric,
+    'DWA': _dwa,
+    'PCGrad': _pcgrad,
+    'CAGrad': _cagrad,
+    'IMTL_G': _imtl,
+    'MGDA': _mgda,
+    'GradNorm': _gradnorm,
+    'AlignedMTL': _aligned,
+    'UPGrad': _upgrad,
+    'FAMO': _famo,
+}

@@ -8,11 +8,22 @@ from mmseg_xmodal.models.converters.stitchfusion import STITCHFUSION, stitchfusi
 
 from ..fixture import Fixture
 from .mix_se import run_official
+from .names import require_mit
 
 REPOSITORY = (
     'https://github.com/LiBingyu01/StitchFusion-StitchFusion-Weaving-Any-Visual-'
     'Modalities-to-Enhance-Multimodal-Semantic-Segmentation'
 )
+
+
+def official_config(fixture: Fixture) -> dict:
+    """What the converter reads from the weights.
+
+    Raises:
+        NoRunner: If the variant is not built.
+    """
+    require_mit(fixture, 'stitchfusion')
+    return STITCHFUSION.config(fixture.shapes())
 
 
 def run_stitchfusion(fixture: Fixture) -> dict[str, Tensor]:
@@ -21,4 +32,5 @@ def run_stitchfusion(fixture: Fixture) -> dict[str, Tensor]:
     Raises:
         NoRunner: If the variant is not built.
     """
+    require_mit(fixture, 'stitchfusion')
     return run_official(fixture, STITCHFUSION, 'stitchfusion', stitchfusion_key)
