@@ -170,8 +170,9 @@ def layout_of(dataset: Any, index: int) -> ModalityLayout | None:
             which, index = dataset._get_ori_dataset_idx(index)
             dataset = dataset.datasets[which]
         elif hasattr(dataset, 'dataset'):
-            index = dataset._get_ori_dataset_idx(index)
-            dataset = dataset.dataset
+            # mmseg's MultiImageMixDataset has as many samples as what it wraps.
+            inner = getattr(dataset, '_get_ori_dataset_idx', int)
+            dataset, index = dataset.dataset, inner(index)
         else:
             return None
     return dataset.layout

@@ -87,7 +87,8 @@ class MultiModalSegDataset(BaseSegDataset):
         )
         if ontology is not None:
             self._adopt(DomainOntology.build(ontology))
-        # mmseg's confusion_matrix.py looks here, also for classes of the config.
+        # mmseg's confusion_matrix.py looks here, also for classes of the config. To
+        # type checkers it is a variable of the class, which subclasses set.
         self.__dict__['METAINFO'] = self._metainfo
         if not lazy_init:
             self.full_init()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel
 
 
 def unwrapped(model: Any) -> Any:
     """The model itself, for hooks, loops and constructors that reach into it.
 
-    What merely holds another model, as one for test-time augmentation does, stays.
+    DeepSpeed's engine is none of mmengine's registered wrappers, but holds the model
+    under the same name. Test-time augmentation does so too, and stays.
 
     Args:
         model: Of a runner.
     """
-    return model.module if is_model_wrapper(model) else model
+    return model if isinstance(model, BaseTTAModel) else getattr(model, 'module', model)

@@ -150,8 +150,8 @@ def views_from_inputs(
     array = stack.cpu().numpy() if isinstance(stack, Tensor) else np.asarray(stack)
     if array.ndim != 3 or array.shape[0] != 3:
         raise ValueError(
-            f'The input has the shape {tuple(array.shape)}, and no layout names its '
-            'channels, expected (3, H, W) in BGR. Several modalities need '
+            f'The input has {array.shape[0]} channels, shape {tuple(array.shape)}, and '
+            'no layout names them, expected (3, H, W) in BGR. Several modalities need '
             "type='mmseg_xmodal.MultiModalSegDataset' in the data set, and in the "
             "model data_preprocessor=dict(type='mmseg_xmodal.ModalityPreprocessor', "
             'modalities=modalities).'

@@ -1,7 +1,7 @@
 """Every method learns: 20 iterations of stock ``train.py`` on rendered RGB + depth.
 
-Each ViZDoom config that we ship is run, size and data apart as it is. Marked slow: 10
-to 40 seconds each.
+Each ViZDoom config that we ship is run, size, batch and data apart as it is. Marked
+slow: 10 to 40 seconds each.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def test_loss_falls_in_20_iterations(config: str, vizdoom_root: Path, tmp_path: 
         # Without warm-up: 20 iterations are shorter than that of the configs.
         'param_scheduler': '[]',
         'optim_wrapper.optimizer.lr': 3e-4,
+        'train_dataloader.batch_size': 2,
         'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,
         'val_dataloader.num_workers': 0,

@@ -1,7 +1,7 @@
-"""Autocast changes no operation: their sums are float32 on purpose.
+"""Autocast changes no operation of our own: their sums are float32 on purpose.
 
 The body of a custom operator runs under autocast, which would make half precision of
-the matrix products in it.
+the matrix products in it. Windowed attention is PyTorch's, which autocast rounds.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import pytest
@@ -93,6 +93,13 @@ def test_a_data_set_of_plain_mmseg(tool, tmp_path, rgbd_root):
     )
     config.write_text(f'train_dataloader = dict(dataset={dataset!r})\n')
     assert len(run(tool, config, tmp_path / 'out', '--number', '2')) == 2
+
+
+def test_layout_behind_wrappers(tool):
+    inner = SimpleNamespace(layout='layout')
+    wrapped = SimpleNamespace(dataset=SimpleNamespace(dataset=inner))
+    assert tool.layout_of(wrapped, 3) == 'layout'
+    assert tool.layout_of(SimpleNamespace(), 3) is None
 
 
 def test_what_it_refuses(tool, tmp_path, rgbd_root, capsys):

@@ -134,3 +134,30 @@ def test_a_stack_without_mmcv_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib, 'import_module', sys.modules.get)
     ops_alone.import_ops()
     assert sys.modules['mmseg_xmodal'].__spec__ is None
+
+
+def test_a_stack_that_does_not_fit_is_none(monkeypatch, capsys) -> None:
+    def refuse(name: str) -> Any:
+        assert name != 'mmseg', 'MMCV is incompatible'
+        return sys.modules.get(name)
+
+    for name in [n for n in sys.modules if n.split('.')[0] == 'mmseg_xmodal']:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(importlib, 'import_module', refuse)
+    ops_alone.import_ops()
+    assert sys.modules['mmseg_xmodal'].__spec__ is None
+    assert 'mmseg cannot be imported (MMCV is incomp' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('device', 'chosen'), [('cuda', []), ('cuda:1', [1])])
+def test_events_are_recorded_on_the_device_that_was_asked_for(
+    monkeypatch, device, chosen
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    # What set_device itself does: 'cuda' alone has no index, which it refuses.
+    index = torch.cuda._utils._get_device_index
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda d: seen.append(index(d)))
+    monkeypatch.setattr(OPS, 'run_checks', lambda device: {})
+    OPS.main(['--device', device, '--checks-only'])
+    assert seen == chosen

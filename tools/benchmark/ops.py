@@ -53,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
-    if args.device.startswith('cuda'):
-        torch.cuda.set_device(torch.device(args.device))  # events are recorded there
+    device = torch.device(args.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # events are recorded there
     ops_alone.import_ops()
     checks = run_checks(args.device)
     failed = [name for name, error in checks.items() if error]

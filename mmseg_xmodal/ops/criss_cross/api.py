@@ -160,7 +160,8 @@ def _setup_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _second_gradient(ctx: Any, *grads: Tensor) -> tuple:
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
-        out = reference.composite(inputs[1], inputs[2], inputs[3], ctx.scale)
+        composite = without_autocast(reference.composite)
+        out = composite(inputs[1], inputs[2], inputs[3], ctx.scale)
         first = torch.autograd.grad(out, inputs[1:], inputs[0], create_graph=True)
     second = torch.autograd.grad(first, inputs, grads, allow_unused=True)
     # The gradient by `out` and `total` is in that by q, k and v already.

@@ -13,13 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..precision import without_autocast
-
 # Scores, or channels of the strips, held at a time: 4 MiB and 32 MiB of float32.
 _HELD = {'cpu': 1 << 20, 'cuda': 1 << 23}
 
 
-@without_autocast
 def composite(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
     """Compute the same with all scores at once, for export and second gradients.
 

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..precision import without_autocast
-
 
 def per_modality(tensors: Sequence[Tensor]) -> list[Tensor]:
     """One tensor per modality, from such a list or from one tensor of all.
@@ -28,7 +26,6 @@ def per_modality(tensors: Sequence[Tensor]) -> list[Tensor]:
     return list(tensors)
 
 
-@without_autocast
 def composite(
     q: Tensor,
     k: Sequence[Tensor],

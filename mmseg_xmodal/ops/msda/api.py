@@ -208,7 +208,8 @@ def _second_gradient(ctx: Any, *grads: Tensor) -> tuple:
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in (grad, *tensors)]
         value, locations, weights = inputs[1:]
-        out = reference.composite(value, shapes, locations, weights)
+        composite = without_autocast(reference.composite)
+        out = composite(value, shapes, locations, weights)
         wanted = [x for x, needed in zip(inputs[1:], needs, strict=True) if needed]
         first = torch.autograd.grad(out, wanted, inputs[0], create_graph=True)
     second = torch.autograd.grad(

@@ -13,8 +13,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from ..precision import without_autocast
 from .corners import Corners, LevelShapes, accumulator, corners, starts_of
 
 # Corners held at a time, and channels gathered at a time: small enough for the cache of
@@ -204,7 +202,6 @@ def scatter_sorted(
     return F.embedding_bag(source, grad, bounds, per_sample_weights=weight, mode='sum')
 
 
-@without_autocast
 def composite(
     value: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor
 ) -> Tensor:
