@@ -43,7 +43,8 @@ class MultiTaskDataset(MultiModalSegDataset):
     its JSON. An image without boxes in the JSON has no objects; one that the JSON does
     not list is unlabelled.
 
-    ``metainfo['targets']`` says kind, classes and unit of each target. Stock
+    ``metainfo['targets']`` says kind, classes and unit of each target, and whether
+    the classes of the files count from 1 (``reduce_zero_label``). Stock
     ``ConcatDataset`` compares it: give that ``ignore_keys=['targets']`` to mix data
     sets with different targets, or take :class:`MultiSourceDataset`.
 
@@ -83,6 +84,7 @@ class MultiTaskDataset(MultiModalSegDataset):
         # Metrics and panels name classes and units by it.
         self._metainfo['targets'] = {
             name: dict(kind=spec.kind, classes=spec.classes, unit=spec.unit)
+            | (dict(reduce_zero_label=True) if spec.reduce_zero_label else {})
             for name, spec in self.target_specs.items()
         }
         check_pipeline(self.pipeline, self.target_specs, type(self).__name__)

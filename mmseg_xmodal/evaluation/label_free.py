@@ -59,18 +59,26 @@ class LabelFreeScores:
             self._same += float((p.argmax(0) == other.argmax(0)).sum())
 
     def compute(self) -> dict[str, float]:
-        """Scores over all processes.
+        """Scores over all processes, of which some may have no image.
 
         Raises:
-            ValueError: If there is no image in this process.
+            ValueError: If there is no image in any process.
         """
-        if self._sum is None:
+        # Without an image of its own a process knows neither, but takes part: the
+        # others would wait for it.
+        classes = 0 if self._sum is None else len(self._sum)
+        known = torch.tensor([classes, int(self._compared)])
+        all_reduce(known, op='max')
+        classes, compared = known.tolist()
+        if not classes:
             raise ValueError(
                 'There are no images to score. Give dataloader of '
-                'LabelFreeSelectionHook at least one image per process.'
+                'LabelFreeSelectionHook at least one image.'
             )
         sums = [self._entropy, self._same, self._pixels]
-        packed = torch.cat([torch.tensor(sums, dtype=torch.float64), self._sum])
+        nothing = torch.zeros(classes, dtype=torch.float64)
+        own = nothing if self._sum is None else self._sum
+        packed = torch.cat([torch.tensor(sums, dtype=torch.float64), own])
         all_reduce(packed)
         entropy, same, pixels = packed[:3].tolist()
         marginal = packed[3:] / pixels
@@ -78,6 +86,6 @@ class LabelFreeScores:
         mean = entropy / pixels / largest
         spread = float(-torch.special.xlogy(marginal, marginal).sum()) / largest
         scores = dict(entropy=mean, infomax=spread - mean)
-        if self._compared:
+        if compared:
             scores['agreement'] = same / pixels
         return scores

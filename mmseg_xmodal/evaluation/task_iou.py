@@ -94,6 +94,11 @@ class TaskIoUMetric(IoUMetric):
         owner = type(self).__name__
         pred = require_prediction(sample, self.target, owner)
         main = dict(sample, pred_sem_seg=pred)
+        if self.target != _MAIN:
+            # That of the sample is about the main labels; mmseg shifts what it writes.
+            targets = (self._dataset_meta or {}).get('targets', {})
+            zero = targets.get(self.task, {}).get('reduce_zero_label', False)
+            main['reduce_zero_label'] = zero
         if self.target in sample:
             truth = sample[self.target]
             shapes = truth['data'].shape, pred['data'].shape

@@ -22,7 +22,22 @@ VARIABLE = 'XMODAL_PARITY_FIXTURES'
 
 
 class NoRunner(Exception):
-    """A fixture that nothing here can run yet: listed as one expected failure."""
+    """What nothing here can run yet: listed as one expected failure.
+
+    Args:
+        reason: Names the fixture and what has no runner.
+        outputs: Of the rest of the fixture, which is compared all the same.
+        arrays: Recorded arrays that have no runner.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        outputs: Mapping[str, Tensor] | None = None,
+        arrays: Iterable[str] = (),
+    ) -> None:
+        super().__init__(reason)
+        self.outputs, self.arrays = dict(outputs or {}), set(arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +72,14 @@ class Fixture:
 
     def official_state(self, case: str) -> dict[str, Tensor]:
         """Weights of a case under official keys, proved by the checksum."""
-        small = self.meta['cases'][case]['small']
+        return self.official_weights(self.meta['cases'][case]['small'])
+
+    def official_weights(self, small: bool = False) -> dict[str, Tensor]:
+        """Weights under official keys, proved by the checksum.
+
+        Args:
+            small: See :func:`fill_state`.
+        """
         state = fill_state(self.meta['state_dict'], small)
         expected = self.meta['fill_checksum_small' if small else 'fill_checksum']
         assert checksum(state) == expected, 'the fill rule is not that of the fixture'
@@ -107,23 +129,29 @@ class Fixture:
             atol=spec['atol'],
             msg=lambda text: f'{self.name}, output {name}: {text}',
         )
-        return (ours - official).abs().max().item()
+        return (ours.double() - official.double()).abs().max().item()
 
-    def compare(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
+    def compare(
+        self, outputs: Mapping[str, Tensor], without: Iterable[str] = ()
+    ) -> dict[str, float]:
         """Compare every recorded output at its tolerance.
 
         Args:
-            outputs: Name in the fixture to the whole map.
+            outputs: Name in the fixture to the whole map. Where the tolerance is that
+                of the whole fixture nothing tells an output from an input: inputs are
+                among them.
+            without: Recorded arrays that have no runner.
 
         Returns:
             Largest difference by name.
         """
-        specs = self._by_array() or self.meta.get('outputs') or self._stated(outputs)
-        assert set(outputs) >= set(specs), (
-            f'no value for {sorted(set(specs) - set(outputs))}'
-        )
+        specs = self._by_array() or self._by_output() or self._stated()
+        lost = set(specs) - set(outputs) - set(without)
+        assert not lost, f'{self.name}: no value for {sorted(lost)}'
         return {
-            name: self.check(name, outputs[name], spec) for name, spec in specs.items()
+            name: self.check(name, outputs[name], spec)
+            for name, spec in specs.items()
+            if name in outputs
         }
 
     def _by_array(self) -> dict[str, dict[str, float]]:
@@ -137,43 +165,72 @@ class Fixture:
             for name, spec in arrays.items()
         }
 
-    def _stated(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Tolerances that the fixture states for all outputs, and by section."""
+    def _by_output(self) -> dict[str, dict[str, Any]]:
+        """Tolerances and slices of the outputs; some fixtures have texts there."""
+        outputs = self.meta.get('outputs') or {}
+        told = any(isinstance(spec, Mapping) for spec in outputs.values())
+        return outputs if told else {}
+
+    def _stated(self) -> dict[str, dict[str, Any]]:
+        """Tolerances that are stated for all that is recorded, and by section."""
         settings = self.meta.get('settings') or self.meta.get('sections') or {}
         stated = self.meta['tolerance']
         nested = stated if isinstance(stated, Mapping) else {}
-        arrays = self.meta.get('arrays', {})
+        listed = self.meta.get('arrays', {})
         specs = {}
-        for name in names:
+        for name, array in self.arrays().items():
             specs[name] = dict(rtol=0.0, atol=0.0)
-            if arrays.get(name, {}).get('compare') == 'exact':
+            if listed.get(name, {}).get('compare') == 'exact':
                 continue
-            specs[name].update(parse_tolerance(stated))
+            # A text may be that of a type.
+            called = f'{name} {array.dtype}'
+            specs[name].update(parse_tolerance(stated, called))
             for part in name.split('.'):
                 section = settings.get(part)
                 own = section.get('tolerance') if isinstance(section, Mapping) else None
                 for of_part in (nested.get(part), own):
                     if of_part is not None:
-                        specs[name].update(parse_tolerance(of_part))
+                        specs[name].update(parse_tolerance(of_part, called))
         return specs
 
 
-def parse_tolerance(stated: str | float | Mapping[str, Any]) -> dict[str, float]:
+def parse_tolerance(
+    stated: str | float | Mapping[str, Any], called: str = ''
+) -> dict[str, float]:
     """Read a tolerance in words, as numbers, or both.
 
     Args:
         stated: Text such as ``rtol 1e-4, atol 1e-5 unless ...``; one number, which
             bounds the difference; or a dict of ``rtol``, ``atol`` and texts, where a
             number counts more than a text, and dicts are those of sections.
+        called: Words of the array. Of several texts those count whose key has one of
+            them; all of them if none has. Of several numbers the smallest counts.
     """
     if isinstance(stated, Mapping):
-        texts = ', '.join(text for text in stated.values() if isinstance(text, str))
         numbers = {k: float(stated[k]) for k in ('rtol', 'atol') if k in stated}
-        return (parse_tolerance(texts) if not numbers else {}) | numbers
+        if numbers:
+            return numbers
+        texts = {key: text for key, text in stated.items() if isinstance(text, str)}
+        own = [text for key, text in texts.items() if _share_word(key, called)]
+        stated = ', '.join(own or texts.values())
     if not isinstance(stated, str):
         return dict(rtol=0.0, atol=float(stated))
-    found = re.findall(r'\b([ra]tol) (\d+(?:\.\d+)?(?:e-?\d+)?)', stated)
-    return {key: float(number) for key, number in found}
+    found: dict[str, float] = {}
+    for key, text in re.findall(r'\b([ra]tol) (\d+(?:\.\d+)?(?:e-?\d+)?)', stated):
+        found[key] = min(float(text), found.get(key, float(text)))
+    return found
+
+
+def _share_word(first: str, second: str) -> bool:
+    """Whether both have a word, one of them maybe in the plural."""
+    words, others = (
+        set(re.findall('[a-z0-9]+', text.lower())) for text in (first, second)
+    )
+
+    def plural(own: set[str]) -> set[str]:
+        return {word + end for word in own for end in ('', 's', 'es')}
+
+    return bool(words & plural(others) | plural(words) & others)
 
 
 def parse_slicing(text: str | None) -> tuple[slice | int | EllipsisType, ...]:

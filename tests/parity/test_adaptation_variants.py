@@ -2,151 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import re
-from typing import Any
+import functools
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .fill import make_input, make_uniform
-from .fixture import Fixture, NoRunner
-from .runners import run
-from .variant_helpers import write
+from .fixture import NoRunner
+from .make_fixtures import compared, make_labels, uda
+from .runners.uda_ops import INPUTS
 
 CLASSES = 5
-
-
-def uda(folder, arrays: dict[str, Any], exact: tuple = (), **sections: Any) -> Fixture:
-    """A fixture with tolerances in words, as the official one states them."""
-    return write(
-        folder,
-        arrays,
-        in_words=True,
-        exact=exact,
-        tolerance={'masks': 'exact', 'others': 'rtol 1e-5, atol 1e-6'},
-        sections=sections,
-    )
-
-
-def names(fixture: Fixture) -> list[str]:
-    """Run, compare, and tell what has been compared."""
-    return sorted(fixture.compare(run(fixture)))
-
-
-def _labels(name: str, shape: list[int], top: int = CLASSES) -> Tensor:
-    return (make_uniform(name, shape) * (top + 1)).long()
-
-
-# Losses and entropies
-
-
-def _loss_arrays() -> tuple[dict[str, Any], Tensor]:
-    logits = 2 * make_input('l', [2, CLASSES, 4, 6])
-    label = _labels('t', [2, 4, 6])
-    label[label == CLASSES] = 255
-    weight = make_uniform('w', [2, 4, 6])
-    arrays = {'loss.logits': logits, 'loss.label': label, 'loss.weight': weight}
-    return arrays, logits.clone().requires_grad_()
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    odds = logits.softmax(1)
-    return -(odds * odds.log()).sum(1)
-
-
-@pytest.mark.parametrize('divisor', [math.log(CLASSES), 2.9444])
-def test_charbonnier_with_five_classes(tmp_path, divisor: float) -> None:
-    """The constant is that of 19 classes, or it has been changed as the rule asks."""
-    arrays, logits = _loss_arrays()
-    loss = ((_entropy(logits) / divisor).square() + 1e-8).pow(1.25).mean()
-    loss.backward()
-    name = 'loss.charbonnier_entropy_fda_eta1.25'
-    arrays |= {name: loss.detach(), f'{name}.grad_ch0_3': logits.grad[:, :4]}
-    assert names(uda(tmp_path, arrays, losses={})) == [name, f'{name}.grad_ch0_3']
-
-
-def test_a_wrong_charbonnier_constant_is_seen(tmp_path) -> None:
-    arrays, logits = _loss_arrays()
-    loss = ((_entropy(logits) / 1.7).square() + 1e-8).square().mean().detach()
-    fixture = uda(tmp_path, arrays | {'loss.charbonnier_entropy_fda_eta2.0': loss})
-    fixture.meta['sections'] = dict(losses={})
-    with pytest.raises(AssertionError, match='charbonnier'):
-        names(fixture)
-
-
-def test_one_loss_without_its_gradient(tmp_path) -> None:
-    arrays, logits = _loss_arrays()
-    each = F.cross_entropy(
-        logits, arrays['loss.label'], ignore_index=255, reduction='none'
-    )
-    arrays['loss.ce_all_weighted_mic'] = (each * arrays['loss.weight']).mean().detach()
-    fixture = uda(tmp_path, arrays, losses={})
-    assert names(fixture) == ['loss.ce_all_weighted_mic']
-
-
-def test_gradients_of_other_channels(tmp_path) -> None:
-    arrays, logits = _loss_arrays()
-    F.cross_entropy(logits, arrays['loss.label'], ignore_index=255).backward()
-    arrays['loss.ce_valid_dacs.grad_ch0_1'] = logits.grad[:, :2]
-    assert names(uda(tmp_path, arrays, losses={})) == ['loss.ce_valid_dacs.grad_ch0_1']
-
-
-def test_an_unknown_loss_is_named(tmp_path) -> None:
-    arrays, _ = _loss_arrays()
-    arrays |= {'loss.lovasz': np.zeros(()), 'loss.lovasz.grad_ch0_3': np.zeros(1)}
-    with pytest.raises(NoRunner, match='variant.*lovasz'):
-        names(uda(tmp_path, arrays, losses={}))
-
-
-def test_advent_alone(tmp_path) -> None:
-    logits = make_input('l', [1, CLASSES, 4, 6]).requires_grad_()
-    loss = _entropy(logits).mean() / math.log(CLASSES)
-    arrays = {'advent.logits': logits, 'advent.minent_loss': loss}
-    arrays = {name: value.detach() for name, value in arrays.items()}
-    assert names(uda(tmp_path, arrays, advent={})) == ['advent.minent_loss']
-
-
-# Whole fixtures
-
-
-def test_an_unknown_section_is_named(tmp_path) -> None:
-    arrays = {'advent.logits': np.zeros((1, 2, 1, 1)), 'sampling.order': np.zeros(3)}
-    with pytest.raises(NoRunner, match=r"variant.*\['sampling'\]"):
-        names(uda(tmp_path, arrays, advent={}, sampling={}))
-
-
-def test_what_is_not_computed_is_no_expected_failure(tmp_path) -> None:
-    logits = make_input('l', [1, CLASSES, 2, 2])
-    arrays = {'advent.logits': logits, 'advent.other': np.zeros(1)}
-    with pytest.raises(AssertionError, match=re.escape("['advent.other']")):
-        names(uda(tmp_path, arrays, advent={}))
-
-
-def test_tolerances_beside_the_arrays(tmp_path) -> None:
-    logits = make_input('l', [1, CLASSES, 4, 6])
-    loss = _entropy(logits).mean() / math.log(CLASSES)
-    arrays = {'advent.logits': logits, 'advent.minent_loss': loss}
-    fixture = write(tmp_path, arrays, sections=dict(advent={}))
-    assert 'advent.minent_loss' in names(fixture)
-
-
-def test_a_section_of_which_nothing_is_recorded(tmp_path) -> None:
-    logits = make_input('l', [1, CLASSES, 4, 6])
-    loss = _entropy(logits).mean() / math.log(CLASSES)
-    arrays = {'advent.logits': logits, 'advent.minent_loss': loss}
-    fixture = uda(tmp_path, arrays, advent={}, fdist={}, pseudo=dict(q=0.1))
-    assert names(fixture) == ['advent.minent_loss']
-
-
-# Sections
+names = functools.partial(compared, inputs=INPUTS)
 
 
 def test_mixing_without_drawn_classes(tmp_path) -> None:
-    label = _labels('t', [3, 1, 4, 6])
+    label = make_labels('t', [3, 1, 4, 6])
     source, target = (make_input(n, [3, 2, 4, 6]) for n in 'st')
     chosen = [[0, 2], [1], [3, 4, 5]]
     mask = torch.stack(
@@ -166,7 +39,7 @@ def test_mixing_without_drawn_classes(tmp_path) -> None:
 
 @pytest.mark.parametrize('scope', ['BATCH', 'image'])
 def test_classes_drawn(tmp_path, scope: str) -> None:
-    label = _labels('t', [2, 1, 4, 6])
+    label = make_labels('t', [2, 1, 4, 6])
     label[0] = label[0].clamp(max=2)
     rng, masks = np.random.RandomState(7), []
     for own in label:
@@ -207,25 +80,46 @@ def test_pseudo_labels_of_five_classes(tmp_path) -> None:
         names(fixture)
 
 
+def _averages(students: Tensor, teacher: Tensor, alpha: float) -> Tensor:
+    rows, own = [], teacher
+    for t, student in enumerate(students):
+        share = min(1 - 1 / (t + 1), alpha)
+        own = share * own + (1 - share) * student
+        rows.append(own)
+    return torch.stack(rows)
+
+
 @pytest.mark.parametrize('alpha', ['0.9', '0.9995'])
 def test_averages_with_another_share(tmp_path, alpha: str) -> None:
     students, teacher = make_input('s', [30, 4]), make_input('t', [4])
-    rows, own = [], teacher
-    for t, student in enumerate(students):
-        share = min(1 - 1 / (t + 1), float(alpha))
-        own = share * own + (1 - share) * student
-        rows.append(own)
     schedule = [[t, min(1 - 1 / (t + 1), float(alpha))] for t in (0, 3, 7000)]
     arrays = {
         'ema.student_params_per_step': students,
         'ema.teacher_initial': teacher,
-        f'ema.teacher_params_alpha{alpha}': torch.stack(rows),
+        f'ema.teacher_params_alpha{alpha}': _averages(students, teacher, float(alpha)),
         'ema.alpha_schedule_measured': np.array(schedule),
         'ema.teacher_buffer_after': teacher[1],
     }
     text = f'columns: t, alpha_t with alpha={alpha} (measured)'
     fixture = uda(tmp_path, arrays, ema=dict(alpha_schedule_measured=text))
     assert len(names(fixture)) == 3
+
+
+@pytest.mark.parametrize('alpha', [0.9, None])
+def test_average_of_dacs_with_the_stated_share(tmp_path, alpha: float | None) -> None:
+    students, teacher = make_input('s', [30, 4]), make_input('t', [4])
+    arrays = {
+        'ema.student_params_per_step': students,
+        'ema.teacher_initial': teacher,
+        'ema.dacs_teacher_params': _averages(students, teacher, alpha or 0.99),
+    }
+    quirk = f'dacs_teacher_params from the DACS repo function with alpha {alpha}'
+    fixture = uda(tmp_path, arrays, ema=dict(quirks=[quirk] if alpha else []))
+    if alpha:
+        assert names(fixture) == ['ema.dacs_teacher_params']
+        return
+    with pytest.raises(NoRunner, match="variant/ema.*'quirks'"):
+        names(fixture)
 
 
 def test_rare_classes_beyond_nineteen(tmp_path) -> None:
@@ -241,7 +135,7 @@ def test_rare_classes_beyond_nineteen(tmp_path) -> None:
 
 
 def test_feature_distance_with_another_factor(tmp_path) -> None:
-    small = _labels('t', [3, 1, 4, 6]).to(torch.int16)
+    small = make_labels('t', [3, 1, 4, 6]).to(torch.int16)
     small[small == CLASSES] = 255
     # Cells of one label each: a factor of 4 is the stride of the features.
     feats, others = (make_input(n, [3, 8, 4, 6]) for n in 'fi')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from .fixture import Fixture, NoRunner
+from .fixture import Fixture, NoRunner, all_fixtures
+from .make_fixtures import LIBMTL, compared, write_fixture
 from .runners import run
-from .variant_helpers import LIBMTL, write
+from .runners.mtl_balancing import INPUTS, pcgrad
+from .runners.mtl_case import cases
+from .runners.sections import load
 
 # Task 0, after it has been projected against 1 and 2, points against itself.
 TURNED = torch.tensor([[1.0, -2.0], [0.0, 1.0], [-1.0, 1.0]])
@@ -22,12 +26,12 @@ LOSSES = torch.tensor([2.0, 0.5, 1.25])
 
 def made(folder, arrays: dict[str, Any], **settings: Any) -> Fixture:
     words = dict(tolerance='rtol 1e-4, atol 1e-5 unless a section says otherwise')
-    return write(folder, arrays, LIBMTL, in_words=True, settings=settings, **words)
+    return write_fixture(
+        folder, arrays, LIBMTL, in_words=True, settings=settings, **words
+    )
 
 
-def names(fixture: Fixture) -> list[str]:
-    """Run, compare, and tell what has been compared."""
-    return sorted(fixture.compare(run(fixture)))
+names = functools.partial(compared, inputs=INPUTS)
 
 
 def project(grads: Tensor, orders: list, own: bool) -> Tensor:
@@ -49,6 +53,20 @@ def test_pcgrad_as_libmtl_runs_it(tmp_path) -> None:
     arrays = dict(grads=TURNED, losses=LOSSES) | {name: combined}
     fixture = made(tmp_path, arrays, PCGrad=dict(orders=dict(turned=ORDERS)))
     assert names(fixture) == [name]
+
+
+def test_pcgrad_by_default_on_the_official_numbers() -> None:
+    """What LibMTL does otherwise never acts on these gradients, their fixture says."""
+    fixture = next(f for f in all_fixtures() if f.name == 'mtl_balancing')
+    assert 'never fires here' in fixture.meta['settings']['PCGrad']['order']
+    outputs, arrays = run(fixture), load(fixture)
+    found = 0
+    for case in cases(arrays, fixture.meta['settings']):
+        for name, value in pcgrad(case, others_only=True).items():
+            outputs[case.prefix + name] = value.to(arrays[case.prefix + name].dtype)
+            found += 1
+    assert found == 12
+    fixture.compare(outputs)
 
 
 @pytest.mark.parametrize('kind', ['list', 'dict', 'number'])
@@ -77,24 +95,24 @@ def test_one_output_of_uncertainty(tmp_path) -> None:
     assert names(fixture) == ['UW.combined_grad']
 
 
-def test_four_tasks_with_losses_of_a_set(tmp_path) -> None:
+def test_four_tasks_with_losses_of_their_sets(tmp_path) -> None:
     grads = torch.from_numpy(np.random.RandomState(0).randn(4, 5)).float()
+    # Parallel: the shortest one, divided by its loss, has all the weight.
+    parallel = torch.eye(1, 5) * torch.tensor([[4.0], [9.0], [5.0], [0.5]])
     own = torch.tensor([0.5, 3.0, 1.0, 0.25])
-    mean = own.prod() ** 0.25
     arrays = {
         'grads': TURNED,
         'losses': LOSSES,
         'C.grads': grads,
         'C.losses': own,
-        'C.GLS.combined_grad': mean / 4 / own @ grads,
-        'C.MGDA.loss.weights': torch.tensor([0.0, 0.0, 0.0, 1.0]),
+        'C.GLS.combined_grad': own.prod() ** 0.25 / 4 / own @ grads,
+        'D.grads': parallel,
+        'D.losses': own,
+        'D.MGDA.loss.weights': torch.tensor([0.0, 0.0, 0.0, 1.0]),
     }
-    # Parallel gradients: the shortest one, divided by its loss, has all the weight.
-    arrays['C.grads'] = torch.eye(1, 5) * torch.tensor([[4.0], [9.0], [5.0], [0.5]])
-    arrays['C.GLS.combined_grad'] = mean / 4 / own @ arrays['C.grads']
     assert names(made(tmp_path, arrays)) == [
         'C.GLS.combined_grad',
-        'C.MGDA.loss.weights',
+        'D.MGDA.loss.weights',
     ]
 
 
@@ -113,21 +131,19 @@ def test_settings_and_histories_of_a_set(tmp_path) -> None:
     assert names(fixture) == ['B.DWA.combined_grad_epoch2', 'B.DWA.weights_epoch2']
 
 
-@pytest.mark.parametrize('logged', [False, True])
-def test_geometric_mean(tmp_path, logged: bool) -> None:
-    """What LibMTL logs as weights is not what it uses."""
+def test_geometric_mean(tmp_path) -> None:
+    """What LibMTL logs as weights, and is recorded, is not what it uses."""
     weights = LOSSES.prod() ** (1 / 3) / 3 / LOSSES
     arrays = {
         'grads': TURNED,
         'losses': LOSSES,
         'GLS.combined_grad': weights @ TURNED,
-        'GLS.weights': LOSSES / (3 * LOSSES.prod()) if logged else weights,
+        'GLS.weights': LOSSES / (3 * LOSSES.prod()),
     }
-    fixture = made(tmp_path, arrays)
-    assert len(names(fixture)) == 2
-    wrong = arrays | {'GLS.weights': 1.01 * arrays['GLS.weights']}
-    with pytest.raises(AssertionError, match='weights'):
-        names(made(tmp_path, wrong))
+    assert len(names(made(tmp_path, arrays))) == 2
+    for wrong in (1.01 * arrays['GLS.weights'], weights):
+        with pytest.raises(AssertionError, match='weights'):
+            names(made(tmp_path, arrays | {'GLS.weights': wrong}))
 
 
 def test_equal_weights(tmp_path) -> None:
@@ -152,8 +168,25 @@ def test_upgrad(tmp_path) -> None:
 def test_methods_without_a_runner_are_named(tmp_path, prefix: str) -> None:
     arrays = {f'{prefix}grads': TURNED, 'losses': LOSSES}
     arrays[f'{prefix}Nash_MTL.weights'] = LOSSES
-    with pytest.raises(NoRunner, match=r"variant.*\['Nash_MTL'\]"):
-        names(made(tmp_path, arrays))
+    _named_and_hides_nothing(tmp_path, arrays, prefix, r"variant.*\['Nash_MTL'\]")
+
+
+@pytest.mark.parametrize('prefix', ['', 'B.'])
+def test_upgrad_without_what_was_added_is_named(tmp_path, prefix: str) -> None:
+    arrays = {f'{prefix}grads': TURNED, 'losses': LOSSES}
+    arrays[f'{prefix}UPGrad.weights'] = LOSSES
+    _named_and_hides_nothing(tmp_path, arrays, prefix, 'variant.*UPGrad_reg_eps')
+
+
+def _named_and_hides_nothing(folder, arrays: dict, prefix: str, reason: str) -> None:
+    with pytest.raises(NoRunner, match=reason):
+        names(made(folder, arrays))
+    arrays = arrays | {f'{prefix}EW.weights': torch.ones(3)}
+    with pytest.raises(NoRunner, match=reason):
+        names(made(folder, arrays))
+    arrays[f'{prefix}EW.weights'] = torch.tensor([1.0, 1.0, 1.01])
+    with pytest.raises(AssertionError, match='EW.weights'):
+        names(made(folder, arrays))
 
 
 def test_an_unknown_output_is_no_expected_failure(tmp_path) -> None:
@@ -199,6 +232,15 @@ def test_a_metric_without_a_direction_is_named(tmp_path) -> None:
     arrays = {'delta_m.one_metric_per_task': np.array(0.1)}
     with pytest.raises(NoRunner, match='variant.*fancy'):
         names(made(tmp_path, arrays, delta_m=dict(one_metric_per_task=one)))
+    # The other grouping is compared all the same.
+    rows = dict(base=dict(a=[2.0]), new=dict(a=[3.0]), higher_better=dict(a=[1]))
+    spec = dict(one_metric_per_task=one, **rows)
+    arrays['delta_m.libmtl'] = np.array(0.5)
+    with pytest.raises(NoRunner, match='variant.*fancy'):
+        names(made(tmp_path, arrays, delta_m=spec))
+    arrays['delta_m.libmtl'] = np.array(0.51)
+    with pytest.raises(AssertionError, match='libmtl'):
+        names(made(tmp_path, arrays, delta_m=spec))
 
 
 def test_famo_from_its_second_step(tmp_path) -> None:

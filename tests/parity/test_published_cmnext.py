@@ -7,7 +7,7 @@ from tests.reference_forms.cmnext import PublishedCMNeXt
 
 from .fill import checksum, fill_state
 from .fixture import Fixture, all_fixtures, logits_cases
-from .made_fixture import config_of
+from .make_fixtures import config_of
 from .runners import find_runner, run
 from .runners.cmnext import REPOSITORY, cmnext_config, run_cmnext
 

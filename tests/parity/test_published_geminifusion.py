@@ -17,7 +17,7 @@ from tests.reference_forms.geminifusion import (
 
 from .fill import checksum, fill_state
 from .fixture import Fixture, NoRunner, all_fixtures, logits_cases
-from .made_fixture import config_of, norm_eps, official_shapes
+from .make_fixtures import config_of, norm_eps, official_shapes
 from .runners import find_runner, run
 from .runners.geminifusion import (
     REPOSITORY,

@@ -10,7 +10,7 @@ from tests.reference_forms.mix_se import Published
 from tests.reference_forms.mmsformer import plain_mmsformer
 
 from .fixture import Fixture, all_fixtures, logits_cases
-from .made_fixture import config_of
+from .make_fixtures import config_of
 from .runners import find_runner, run
 from .runners.mmsformer import official_config, run_mmsformer
 

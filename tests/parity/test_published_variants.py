@@ -1,13 +1,14 @@
 """The tests of the published forms also run on fixtures that come from elsewhere.
 
 ``$XMODAL_PARITY_FIXTURES`` may hold other sizes, cases and blocks than the fixtures
-here. Such ones are made of the published forms with tiny sizes, see ``made_fixture``.
+here. Such ones are made of the published forms with tiny sizes, see ``make_fixtures``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,7 +30,7 @@ from . import test_published_geminifusion as gemini
 from . import test_published_mmsformer as mmsformer
 from . import test_published_stitchfusion as stitchfusion
 from .fixture import Fixture, logits_cases
-from .made_fixture import make_fixture, make_meta
+from .make_fixtures import make_fixture, make_meta
 from .runners import run
 
 DELIVER = 'https://github.com/InSAI-Lab/DELIVER'
@@ -75,9 +76,11 @@ def _check(tests, fixture: Fixture, output: str = 'logits') -> None:
     assert logits_cases([fixture], output) == [(fixture, 'c')]
     fixture.compare(run(fixture))
     tests.test_published_form_has_the_official_numbers(fixture, 'c')
-    # It does compare: every other class is not what is recorded.
-    fixture.meta['outputs'][f'c_{output}']['slicing'] = '[:, ::2]'
-    with pytest.raises(AssertionError):
+    # It does compare, every number.
+    arrays = dict(fixture.arrays())
+    arrays[f'c_{output}'][0, -1, -1, -1] += 1e-2
+    np.savez(fixture.path.with_suffix('.npz'), **arrays)
+    with pytest.raises(AssertionError, match='Mismatched elements: 1 '):
         tests.test_published_form_has_the_official_numbers(fixture, 'c')
 
 
@@ -92,14 +95,34 @@ def test_cmnext(tmp_path) -> None:
     _skips(cmnext, _cmnext(tmp_path, backbone='CMX-B2'), 'CMX-B2')
 
 
-def test_mmsformer(tmp_path) -> None:
-    _check(mmsformer, _mmsformer(tmp_path))
+NAMES_OF_B1 = ['{}-B1', 'MiT-B1', '{} (MiT-B1)', 'b1']
+
+
+@pytest.mark.parametrize('name', NAMES_OF_B1)
+def test_mmsformer(name: str, tmp_path) -> None:
+    _check(mmsformer, _mmsformer(tmp_path, name.format('MMSFormer')))
+
+
+def test_mmsformer_of_another_kind_is_skipped(tmp_path) -> None:
     _skips(mmsformer, _mmsformer(tmp_path, 'TokenFusion-B2'), 'TokenFusion-B2')
 
 
 @pytest.mark.parametrize('sharing', ['pair', 'direction', 'all'])
 def test_stitchfusion(sharing: str, tmp_path) -> None:
     _check(stitchfusion, _stitchfusion(tmp_path, sharing))
+
+
+@pytest.mark.parametrize('name', NAMES_OF_B1)
+def test_stitchfusion_however_it_is_called(name: str, tmp_path) -> None:
+    _check(stitchfusion, _stitchfusion(tmp_path, name=name.format('StitchFusion')))
+
+
+@pytest.mark.parametrize('make', [_mmsformer, _stitchfusion])
+def test_the_name_is_that_of_the_weights(make, tmp_path) -> None:
+    """Official code builds no other size than that of the name."""
+    fixture = make(tmp_path, name='MiT-B2')
+    with pytest.raises(AssertionError, match='mit_b1.*mit_b2'):
+        run(fixture)
 
 
 def test_stitchfusion_of_another_kind_is_skipped(tmp_path) -> None:

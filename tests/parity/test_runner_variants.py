@@ -1,6 +1,6 @@
 """Runners build variants, spellings and streams that no fixture here has.
 
-The fixtures are made of the published forms with tiny sizes, see ``made_fixture``.
+The fixtures are made of the published forms with tiny sizes, see ``make_fixtures``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from tests.reference_forms.geminifusion import (
 from tests.reference_forms.ham_head import published_ham_head
 
 from .fixture import Fixture, NoRunner
-from .made_fixture import make_fixture, make_meta
+from .make_fixtures import make_fixture, make_meta
 from .runners import run
 from .runners.dformer import nmf_bases
+from .runners.norms import check_eps
 
 CMX = 'https://github.com/huaaaliu/RGBX_Semantic_Segmentation'
 DFORMER = 'https://github.com/VCIP-RGBD/DFormer'
@@ -265,3 +266,24 @@ def test_dformer_with_an_auxiliary_head_is_run(v2: bool, tmp_path) -> None:
     fixture.meta['constructor']['decoder'] = 'UPernet'
     with pytest.raises(NoRunner, match='UPernet'):
         run(fixture)
+
+
+def test_every_listed_norm_has_its_eps() -> None:
+    model = nn.ModuleDict(dict(norm=nn.LayerNorm(2, eps=1e-6)))
+    names = ['official.norm', 'official.aux']
+
+    def fixture(eps: str) -> Fixture:
+        return Fixture('made', dict(norm_eps={eps: names}), Path('made.json'))
+
+    def rename(key: str) -> str | None:
+        return 'norm.weight' if key == 'official.norm.weight' else None
+
+    def skip(key: str) -> bool:
+        return key == 'official.aux.weight'
+
+    check_eps(model, fixture('1e-06'), rename, skip)
+    with pytest.raises(AssertionError, match='official.norm'):
+        check_eps(model, fixture('1e-05'), rename, skip)
+    # A layer that ours lack is not passed over by itself.
+    with pytest.raises(AssertionError, match='official.aux'):
+        check_eps(model, fixture('1e-06'), rename)

@@ -89,6 +89,9 @@ def test_meta_information_names_classes_and_units(root):
     targets = build(root).metainfo['targets']
     assert targets['depth'] == dict(kind='depth', classes=None, unit='m')
     assert targets['det'] == dict(kind='boxes', classes=('car', 'dog'), unit=None)
+    cover = dict(kind='label', classes=3, reduce_zero_label=True)
+    (read,) = build(root, dict(landcover=cover)).metainfo['targets'].values()
+    assert read == cover | dict(unit=None)
 
 
 def test_data_sets_with_other_targets_can_be_mixed(root):

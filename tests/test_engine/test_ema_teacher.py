@@ -18,6 +18,8 @@ from mmseg_xmodal.engine import EMATeacherHook, RandomStateHook
 from mmseg_xmodal.models.adaptation.ema import ema_alpha, ema_update
 from tests.test_models.adaptation_toys import AdaptToyImages, student_cfg, wrapper
 
+from .forked import in_two_processes
+
 MIX = dict(type='mmseg_xmodal.ClassMixSelfTraining')
 
 
@@ -198,6 +200,53 @@ def test_load_from_starts_to_count_anew() -> None:
     logger = SimpleNamespace(warning=said.append)
     hook.before_train(SimpleNamespace(model=Pair(), iter=4, logger=logger))
     assert 'without this hook' in said[0]
+
+
+def _teachers(rank: int, policy: str) -> list[dict[str, list[float]]]:
+    """The teacher's buffers in one of two processes: uninterrupted, then resumed."""
+
+    def go_on(pair: Pair, steps: range, state: dict | None = None) -> dict | None:
+        hook = EMATeacherHook(momentum=0.6, buffers=policy)
+        hook.after_load_checkpoint(None, state or {})
+        at = steps.start
+        hook.before_train(SimpleNamespace(model=pair, iter=at))
+        for i in steps:
+            # As in training, where each process has images of its own.
+            generator = torch.Generator().manual_seed(10 * i + rank)
+            optim = SimpleNamespace(should_update=lambda: True)
+            runner = SimpleNamespace(model=pair, iter=i, optim_wrapper=optim)
+            hook.before_train_iter(runner, i)
+            pair.student(torch.randn(4, 1, generator=generator) + 5 * rank)
+            hook.after_train_iter(runner, i)
+        saved: dict[str, Any] = {}
+        hook.before_save_checkpoint(None, saved)
+        return saved
+
+    def buffers(pair: Pair) -> dict[str, list[float]]:
+        return {k: v.flatten().tolist() for k, v in pair.teacher.named_buffers()}
+
+    torch.manual_seed(0)
+    whole, part = Pair(), Pair()
+    state = go_on(whole, range(3))
+    # The first process writes the checkpoint, all read it.
+    file = [dict(state, weights=whole.state_dict()) if rank == 0 else None]
+    torch.distributed.broadcast_object_list(file)
+    part.load_state_dict(file[0].pop('weights'))
+    go_on(whole, range(3, 6), state)
+    go_on(part, range(3, 6), file[0])
+    return [buffers(whole), buffers(part)]
+
+
+@pytest.mark.parametrize('policy', ['ema', 'copy'])
+def test_a_resume_is_exact_in_several_processes(tmp_path: Path, policy: str) -> None:
+    """Each process has statistics of its own in the student, the file the first's."""
+    found = in_two_processes(tmp_path, lambda rank: _teachers(rank, policy))
+    assert not isinstance(found[0], str), found
+    (first, resumed), (second, other) = found
+    assert first['1.running_mean'] != [0.0]
+    assert first == second  # so all make the same pseudo-labels of an image
+    assert resumed == first
+    assert other == second
 
 
 def test_it_works_before_states_and_checkpoints_are_taken() -> None:

@@ -20,6 +20,7 @@ from mmseg_xmodal.evaluation.label_free import LabelFreeScores
 from tests.test_models.adaptation_toys import CLASSES, student_cfg, wrapper
 
 from .adaptation_run import MIX, TargetImages, adaptation, images, log_text, resumed
+from .forked import in_two_processes
 
 HOOK = dict(type='mmseg_xmodal.LabelFreeSelectionHook')
 SCORES = ('entropy', 'infomax', 'agreement')
@@ -52,6 +53,27 @@ def test_scores_of_known_predictions() -> None:
     assert found == near(entropy=0, infomax=spread)
     half = torch.cat([one_hot(0, (1, 3)), one_hot(3, (1, 3))], dim=1)
     assert score(half, other=one_hot(3))['agreement'] == 0.5
+
+
+@pytest.mark.parametrize('agreement', [False, True])
+def test_a_process_without_images_waits_for_the_others(
+    tmp_path: Path, agreement: bool
+) -> None:
+    """Fewer images than processes; the scores are those of the images, everywhere."""
+    other = one_hot(1) if agreement else None
+    half = torch.cat([one_hot(0, (1, 3)), one_hot(1, (1, 3))], dim=1)
+
+    def work(rank: int) -> dict[str, float]:
+        return score(*[half][rank:], other=other)
+
+    expected = score(half, other=other)
+    assert ('agreement' in expected) is agreement
+    assert in_two_processes(tmp_path, work) == [near(**expected)] * 2
+
+
+def test_no_image_in_any_process_is_an_error_in_all(tmp_path: Path) -> None:
+    for said in in_two_processes(tmp_path, lambda rank: score()):
+        assert said.startswith('ValueError: There are no images to score')
 
 
 def best_files(work_dir: Path) -> list[str]:

@@ -155,6 +155,50 @@ def test_checkpoint_of_another_number_of_processes_is_refused_loudly(
     assert 'randomness=dict(seed=3)' in warnings[2]
 
 
+def _warnings(work_dir: Path) -> str:
+    return '\n'.join(p.read_text() for p in sorted(work_dir.rglob('*.log')))
+
+
+def test_a_seed_for_each_rank(tmp_path: Path):
+    """The sampler then draws its own seed, the same one in a resumed run."""
+    own = dict(seed=3, diff_rank_seed=True)
+    whole, resumed = _whole_and_resumed(tmp_path, randomness=own)
+    seeds = [r.train_dataloader.sampler.seed for r in (whole, resumed)]
+    assert seeds[0] == seeds[1] != 3
+    assert _equal(whole, resumed)
+    assert 'another order' not in _warnings(tmp_path / 'cut')
+
+
+def test_samples_in_another_order_are_reported(tmp_path: Path):
+    """Without a seed in the config, also where each rank has one of its own."""
+    for diff in (False, True):
+        own = dict(seed=None, diff_rank_seed=diff)
+        part = tmp_path / str(diff)
+        _, resumed = _whole_and_resumed(part, randomness=own)
+        said = _warnings(part / 'cut')
+        assert 'samples will come in another order' in said
+        assert f'Set randomness=dict(seed={resumed.seed}' in said
+
+
+def test_a_seed_that_the_sampler_was_given_is_no_other_order(tmp_path: Path):
+    sampler = dict(type='mmseg_xmodal.SeededInfiniteSampler', seed=11)
+    whole, resumed = _whole_and_resumed(tmp_path, sampler=sampler)
+    assert _equal(whole, resumed)
+    assert 'another order' not in _warnings(tmp_path / 'cut')
+
+
+def test_a_checkpoint_without_the_seed_of_the_sampler(tmp_path: Path):
+    """Of an earlier version: with a seed for each rank nothing can be said."""
+    train(toy_runner(tmp_path, randomness=dict(seed=3, diff_rank_seed=True)))
+    path = tmp_path / 'iter_4.pth'
+    state = torch.load(path, weights_only=False)
+    state.pop('sampler_seed', None)
+    torch.save(state, path)
+    own = dict(seed=3, diff_rank_seed=True)
+    train(toy_runner(tmp_path, randomness=own, load_from=str(path), resume=True))
+    assert 'another order' not in _warnings(tmp_path)
+
+
 def test_generator_of_the_user_is_left_alone(tmp_path: Path):
     runner = toy_runner(tmp_path)
     runner._train_loop = runner.build_train_loop(runner._train_loop)

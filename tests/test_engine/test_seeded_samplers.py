@@ -16,6 +16,7 @@ from mmengine.dataset import BaseDataset, ConcatDataset, InfiniteSampler, Repeat
 from mmengine.runner import Runner
 
 from mmseg_xmodal.datasets.samplers import (
+    MultiSourceSampler,
     SeededDefaultSampler,
     SeededIndex,
     SeededInfiniteSampler,
@@ -23,6 +24,7 @@ from mmseg_xmodal.datasets.samplers import (
 )
 from mmseg_xmodal.datasets.samplers.seeded import derive_seed
 
+from .forked import in_two_processes
 from .toy import ToyDataset, loader
 
 
@@ -123,6 +125,29 @@ def test_skip_goes_to_an_absolute_position(skipped: int):
     sampler = SeededInfiniteSampler(range(5), seed=4)
     sampler.skip(skipped)
     assert _take(sampler, 10) == whole[skipped : skipped + 10]
+
+
+def test_ranks_agree_where_each_has_a_seed_of_its_own(tmp_path):
+    """``diff_rank_seed=True``: mmengine gives samplers no seed, states differ."""
+    data = ConcatDataset([_Recorder(4), _Recorder(6)])
+
+    def work(rank: int) -> list:
+        np.random.seed(3 + rank)
+        infinite = SeededInfiniteSampler(data)
+        epochs = SeededDefaultSampler(data)
+        several = MultiSourceSampler(data, batch_size=2, source_ratio=[1, 1])
+        taken = [_take(infinite, 5), _take(epochs, 5), _take(several, 4)]
+        return [[infinite.seed, epochs.seed, several.seed], *taken]
+
+    (seeds, *first), (other, *second) = in_two_processes(tmp_path, work)
+    assert seeds == other
+    for mine, yours in zip(first[:2], second[:2], strict=True):
+        assert sorted(i for i, _ in [*mine, *yours]) == list(range(10))
+    # Two of the first source in each of the ranks, and none twice.
+    assert sorted(i for i, _ in [*first[2], *second[2]] if i < 4) == list(range(4))
+    # No augmentation comes twice.
+    draws = [seed for part in (*first, *second) for _, seed in part]
+    assert len(set(draws)) == len(draws)
 
 
 def test_skip_refuses_negative_numbers():

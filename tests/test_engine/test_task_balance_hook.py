@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmseg_xmodal.engine import TaskBalanceHook
-from mmseg_xmodal.models.balancing import FixedWeights, PCGrad
+from mmseg_xmodal.models.balancing import MGDA, FixedWeights, PCGrad
 
 from .task_toy import TASKS, TaskToy, toy_task_runner
 
@@ -110,6 +110,39 @@ def test_it_changes_nothing(tmp_path):
     without.train()
     for key, value in without.model.state_dict().items():
         assert torch.equal(with_hook.model.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize('space', ['parameters', 'features'])
+def test_spaces_are_not_compared_where_gradients_overflow(space):
+    """In mixed precision. No rule takes such a matrix, this one raises."""
+    grams = dict(parameters=torch.eye(2).double(), features=torch.eye(2).double())
+    (own_space,) = set(grams) - {space}
+    grams[space] = torch.full((2, 2), torch.nan).double()
+    own = torch.ones(2).double()
+    wrapper = SimpleNamespace(
+        rule=MGDA(),
+        tasks=('a', 'b'),
+        losses=own,
+        weights=own,
+        gram_space=own_space,
+        gram=grams[own_space],
+        grams=grams,
+        measure=lambda spaces: None,
+    )
+    wrapper.rule.bind(wrapper.tasks)
+    lines = []
+    runner = SimpleNamespace(
+        iter=0,
+        optim_wrapper=wrapper,
+        model=torch.nn.Module(),
+        logger=SimpleNamespace(info=lambda text: None),
+        visualizer=SimpleNamespace(add_scalars=lambda v, step: lines.append(v)),
+    )
+    hook = TaskBalanceHook(interval=1, draw_interval=0, compare_spaces=True)
+    hook.before_train_iter(runner, 0)
+    hook.after_train_iter(runner, 0)
+    assert 'task_balance/loss/a' in lines[0]
+    assert 'task_balance/spaces_cosine' not in lines[0]
 
 
 def test_a_skipped_step_is_not_logged():

@@ -109,7 +109,7 @@ def toy_runner(
         work_dir=str(work_dir),
         train_dataloader=loader(
             workers,
-            dict(type=prefix + kind, shuffle=True),
+            kwargs.pop('sampler', None) or dict(type=prefix + kind, shuffle=True),
             persistent_workers=persistent,
         ),
         val_dataloader=loader(workers, dict(type='DefaultSampler', shuffle=False)),
@@ -120,7 +120,7 @@ def toy_runner(
         default_hooks=dict(checkpoint=checkpoint, logger=dict(type='LoggerHook')),
         custom_hooks=hooks,
         log_processor=dict(by_epoch=by_epoch),
-        randomness=dict(seed=3),
+        randomness=dict(kwargs.pop('randomness', dict(seed=3))),
         experiment_name=f'toy-{next(_COUNT)}',
         log_level='WARNING',
         default_scope='mmengine',

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
+from PIL import Image
 
 from mmseg_xmodal.evaluation import TaskIoUMetric
 
@@ -83,3 +84,22 @@ def test_predictions_can_be_written_without_truth(tmp_path):
     )
     assert evaluate(metric, [sample(pred_cover=PAIRS[0][1])]) == {}
     assert (tmp_path / 'a.png').is_file()
+
+
+@pytest.mark.parametrize('main', [False, True])
+@pytest.mark.parametrize('own', [False, True])
+def test_predictions_are_written_as_the_files_of_the_task_count(tmp_path, main, own):
+    """Whether ids begin at 1 in the files of the main labels says nothing about it."""
+    pred = PAIRS[0][1]
+    one = sample(pred_cover=pred, pred_sem_seg=pred)
+    one.set_metainfo(dict(reduce_zero_label=main))
+    cover = dict(classes=CLASSES) | (dict(reduce_zero_label=True) if own else {})
+
+    def written(task: str, target: str | None = None) -> np.ndarray:
+        folder = tmp_path / task
+        metric = TaskIoUMetric(task, target, output_dir=str(folder), format_only=True)
+        evaluate(metric, [one], classes=CLASSES, targets=dict(cover=cover))
+        return np.asarray(Image.open(folder / 'a.png'))
+
+    assert np.array_equal(written('cover'), pred[0] + own)
+    assert np.array_equal(written('seg', 'gt_sem_seg'), pred[0] + main)

@@ -180,6 +180,31 @@ def test_padding_and_margins_of_the_target_do_not_teach() -> None:
     assert weight[1].sum() == 27 * 48
 
 
+def test_margins_of_a_padded_target_do_not_teach() -> None:
+    """mmseg's preprocessor pads the image and the maps it knows, no other field."""
+    model = wrapper([], pseudo_labels=dict(threshold=None))
+    data = batch()
+    data['inputs'][2] = data['inputs'][2][:, :24, :40]
+    for image, s in zip(data['inputs'][2:], data['data_samples'][2:], strict=True):
+        field = torch.ones(1, *image.shape[1:], dtype=torch.uint8)
+        field[:, :5] = 0
+        s.gt_pseudo_valid = PixelData(data=field)
+    step = model.begin(**model.data_preprocessor(data, True))
+    weight = step.pseudo_labels().weight
+    assert weight[0, 5:24, :40].all()
+    assert weight[0].sum() == 19 * 40
+    assert weight[1].sum() == 27 * 48
+
+
+def test_margins_of_another_size_are_refused() -> None:
+    step = make_step(wrapper([]))
+    field = PixelData(data=torch.ones(1, 40, SIZE[1]))
+    step.target.samples[1].gt_pseudo_valid = field
+    message = r"gt_pseudo_valid of 'x.png' .*\(40, 48\).*\(32, 48\).*seg_fields"
+    with pytest.raises(ValueError, match=message):
+        step.valid_target()
+
+
 def test_weights_meet_those_of_the_heads_own_sampler() -> None:
     model = wrapper([])
     net = model.student

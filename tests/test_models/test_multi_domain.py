@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_xmodal.models import one_domain_state_dict
+from mmseg_xmodal.models.layers import norm_presence
 from mmseg_xmodal.models.layers.domain_norm import DomainNorm, give_domain_norms
 from mmseg_xmodal.models.layers.photometric import Photometric
 from mmseg_xmodal.models.segmentors import multi_domain_route, multi_domain_state
@@ -222,20 +223,26 @@ def test_labels_must_fit_the_head() -> None:
 
 
 def test_ranks_must_agree_where_norms_wait_for_all(monkeypatch) -> None:
-    monkeypatch.setattr(multi_domain_route, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(norm_presence, 'get_world_size', lambda: 2)
     other = torch.zeros(1)  # the other rank has no night
 
     def all_reduce(x: Tensor, op: str) -> None:
         assert op == 'max'
         x.copy_(torch.maximum(x, torch.cat([other, -other])))
 
-    monkeypatch.setattr(multi_domain_route, 'all_reduce', all_reduce)
+    monkeypatch.setattr(norm_presence, 'all_reduce', all_reduce)
     modules = dict(day=[nn.BatchNorm2d(2)], night=[nn.Sequential(nn.SyncBatchNorm(2))])
-    check, device = multi_domain_route.check_presence, torch.device('cpu')
-    check(modules, dict(day=[0]), device)
-    check(dict(day=modules['day']), dict(day=[0]), device)
-    with pytest.raises(ValueError, match=r"\['night'\].*MultiSourceSampler"):
-        check(modules, dict(day=[0], night=[1]), device)
+
+    def check(own: dict, places: dict) -> None:
+        norm_presence.check_presence(own, places, torch.device('cpu'), 'Samples of')
+
+    check(modules, dict(day=[0]))
+    check(dict(day=modules['day']), dict(day=[0]))
+    both = dict(day=[0], night=[1])
+    with pytest.raises(ValueError, match=r"Samples of \['night'\].*MultiSourceSampler"):
+        check(modules, both)
+    modules['night'][0].eval()  # as FreezeNormStats: it waits for nobody
+    check(modules, both)
 
 
 # Norms

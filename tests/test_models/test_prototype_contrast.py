@@ -196,6 +196,22 @@ def test_ranks_share_their_means(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.seen.all()
 
 
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+def test_features_that_are_not_finite_do_not_count(bad: float) -> None:
+    """One overflow in one process would else stay in the prototypes of all."""
+    g = torch.Generator().manual_seed(0)
+    feats, labels = torch.randn(40, 6, generator=g), torch.arange(40) % 4
+    expected, got = ClassPrototypes(4, 6, 0.9), ClassPrototypes(4, 6, 0.9)
+    labels[labels == 3] = 0
+    labels[:2] = torch.tensor([1, 3])
+    expected.update(feats[2:], labels[2:])
+    feats[0, 2], feats[1] = bad, bad
+    got.update(feats, labels)
+    torch.testing.assert_close(got.values, expected.values)
+    # Of class 3 there was nothing else.
+    assert got.seen.tolist() == [True, True, True, False]
+
+
 def test_features_in_front_of_the_classifier() -> None:
     """What ``conv_seg`` reads."""
     model = wrapper([TERM | dict(feature='head', in_channels=None)], pseudo_labels=SURE)

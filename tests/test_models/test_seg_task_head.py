@@ -86,6 +86,16 @@ def test_many_classes():
     torch.testing.assert_close(field[1].scores, logits.softmax(0))
 
 
+def test_scores_become_shares():
+    """Heads of masks, told by their name, give scores in the place of logits."""
+    head = build(dict(type='mmseg_xmodal.ToyOwnLoss'))
+    head.head = type('Mask2FormerHead', (ToyOwnLoss,), {})()
+    scores = rand(5, 4, 6).sigmoid()
+    field = head.finish(scores, {})['pred_cover']
+    torch.testing.assert_close(field.scores, scores / scores.sum(0))
+    assert torch.equal(field.data, scores.argmax(0, keepdim=True))
+
+
 def test_a_binary_head_has_its_threshold():
     head = build(SEG | dict(num_classes=2, out_channels=1, threshold=0.7))
     logits = torch.tensor([[[-2.0, 0.5, 0.8, 1.5]]])

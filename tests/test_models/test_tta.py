@@ -159,6 +159,16 @@ def test_views_of_different_shapes_are_refused(label: Tensor):
         model.merge_preds([samples])
 
 
+def test_ignored_boxes_are_truth(label: Tensor):
+    """Without them a detection inside of one would count as false."""
+    model = MODELS.build(dict(type='mmseg_xmodal.XModalTTAModel', module=_Segmentor(3)))
+    views = [_sample(flip, label) for flip in (True, False)]
+    for i, view in enumerate(views):
+        view.ignored_instances = InstanceData(bboxes=torch.full((1, 4), float(i)))
+    (merged,) = model.merge_preds([views])
+    assert merged.ignored_instances.bboxes.tolist() == [[1.0] * 4]
+
+
 HEADS = dict(in_channels=[8], in_index=[0], channels=8)
 
 

@@ -15,6 +15,7 @@ from mmseg_xmodal.models.adaptation.ema import (
     BUFFER_POLICIES,
     ema_alpha,
     ema_update,
+    share_buffers,
 )
 from mmseg_xmodal.registry import HOOKS
 
@@ -41,7 +42,8 @@ class EMATeacherHook(Hook):
             a training of the first kind the last step is not in the teacher.
         buffers: ``'keep'``: the teacher's buffers stay its own (with
             ``teacher_norm='batch'``, DACS, DAFormer); ``'copy'``: the student's;
-            ``'ema'``: numbers in floating point are averaged, others copied.
+            ``'ema'``: numbers in floating point are averaged, others copied. In several
+            processes these are those of the first one, as in the checkpoint.
 
     Raises:
         ValueError: If an argument cannot be used, or, when training starts, the model
@@ -119,6 +121,9 @@ class EMATeacherHook(Hook):
         model = unwrapped(runner.model)
         alpha = ema_alpha(self.moves, self.momentum)
         ema_update(model.teacher, model.student, alpha, self.buffers)
+        if self.buffers != 'keep':
+            # DDP leaves each process statistics of its own in the student.
+            share_buffers(model.teacher)
         self.moves += 1
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:

@@ -6,17 +6,15 @@ Paper: Liu, Feng, Stone, Liu, "FAMO: Fast Adaptive Multitask Optimization", Neur
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import nn
 
 from mmseg_xmodal.models.balancing import FAMO
+from mmseg_xmodal.models.layers.norm_statistics import statistics_kept
 from mmseg_xmodal.registry import HOOKS
 
 from ..unwrap import unwrapped
@@ -75,7 +73,7 @@ class FAMOHook(Hook):
         model = unwrapped(runner.model)
         with (
             torch.no_grad(),
-            _statistics_kept(model),
+            statistics_kept(model),
             wrapper.optim_context(model),
             model.balancer.measuring(),
         ):
@@ -85,16 +83,3 @@ class FAMOHook(Hook):
         """Let go of the preprocessor."""
         self._handle.remove()
         unwrapped(runner.model).balancer.hooked = False
-
-
-@contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
-    kept: list[tuple[Tensor, Tensor]] = [
-        (buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()
-    ]
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)

@@ -19,6 +19,9 @@ class FreezeNormStatsHook(Hook):
     It normalises with its running statistics and does not update them; weight and bias
     learn as ever. TokenFusion and GeminiFusion train so, for batches of two images.
 
+    With a norm of the ``student`` in ``DomainAdaptiveSegmentor`` its like in the
+    ``teacher`` is kept so too: both must see images in the same way.
+
     Args:
         prefix: Only norms whose name begins with this, such as ``'decode_head'``.
             Defaults to all.
@@ -33,11 +36,17 @@ class FreezeNormStatsHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Find the norms."""
-        self._norms = [
-            module
+        norms = {
+            name: module
             for name, module in unwrapped(runner.model).named_modules()
-            if isinstance(module, _BatchNorm) and name.startswith(self.prefix)
-        ]
+            if isinstance(module, _BatchNorm)
+        }
+        found = [name for name in norms if name.startswith(self.prefix)]
+        # The model gives the teacher the modes of the student in train(), which is
+        # before this hook changes those.
+        pairs = ((n, n.replace('student.', 'teacher.', 1)) for n in found)
+        likes = [t for s, t in pairs if s.startswith('student.') and t in norms]
+        self._norms = [norms[name] for name in dict.fromkeys([*found, *likes])]
         if not self._norms:
             raise ValueError(
                 f'FreezeNormStatsHook: no batch norm of the model has a name that '

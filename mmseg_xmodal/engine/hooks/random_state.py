@@ -20,6 +20,7 @@ from mmseg_xmodal.datasets.samplers.seeded import derive_seed
 from mmseg_xmodal.registry import HOOKS
 
 _KEY = 'random_state'
+_SAMPLER_KEY = 'sampler_seed'
 
 
 def capture_random_state() -> dict[str, Any]:
@@ -97,6 +98,7 @@ class RandomStateHook(Hook):
 
     def __init__(self) -> None:
         self._loaded: list[dict[str, Any]] | None = None
+        self._sampler_seed: int | None = None
         self._pending: dict[str, Any] | None = None
         self._before_val: list[dict[str, Any]] | None = None
         self._gathered: list[dict[str, Any]] | None = None
@@ -105,6 +107,7 @@ class RandomStateHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Keep what the file holds until it is known whether this is a resume."""
         self._loaded = checkpoint.get(_KEY)
+        self._sampler_seed = checkpoint.get(_SAMPLER_KEY)
 
     def before_train(self, runner: Any) -> None:
         """Decide whether states are to be restored."""
@@ -112,7 +115,7 @@ class RandomStateHook(Hook):
         # load_from starts counting at 0, a resume goes on.
         if runner.iter == 0 and runner.epoch == 0:
             return
-        self._check_sampler_seed(runner)
+        self._check_sampler_seed(runner, self._sampler_seed)
         rank, world_size = get_rank(), get_world_size()
         if loaded is None:
             runner.logger.warning(
@@ -171,6 +174,9 @@ class RandomStateHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Add one state per rank to the checkpoint. Runs on the master alone."""
+        seed = getattr(runner.train_dataloader.sampler, 'seed', None)
+        if isinstance(seed, int):
+            checkpoint[_SAMPLER_KEY] = int(seed)
         if self._before_val is not None:
             checkpoint[_KEY] = self._before_val
         elif get_world_size() == 1:
@@ -201,16 +207,22 @@ class RandomStateHook(Hook):
         return False
 
     @staticmethod
-    def _check_sampler_seed(runner: Any) -> None:
+    def _check_sampler_seed(runner: Any, saved: int | None) -> None:
         """Warn if the order of the samples cannot be that of the interrupted run.
 
         The sampler is built before the checkpoint is read, from which the runner then
         takes the seed.
         """
+        if saved is None:
+            # Of an earlier version. With a seed for each rank the sampler draws its
+            # own, which cannot be told from that of the run.
+            if runner._randomness_cfg.get('diff_rank_seed'):
+                return
+            saved = runner.seed
         used = getattr(runner.train_dataloader.sampler, 'seed', None)
-        if used is not None and used != runner.seed:
+        if used is not None and used != saved:
             runner.logger.warning(
                 f'RandomStateHook: the sampler runs with seed {used}, the checkpoint '
-                f'was written with {runner.seed}: samples will come in another order. '
+                f'was written with {saved}: samples will come in another order. '
                 f'Set randomness=dict(seed={runner.seed}) in the config.'
             )

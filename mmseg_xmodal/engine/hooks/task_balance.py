@@ -133,7 +133,10 @@ class TaskBalanceHook(Hook):
                 scalars[f'norm/{task}'] = float(norm)
             for i, j in combinations(range(len(tasks)), 2):
                 scalars[f'cosine/{tasks[i]}-{tasks[j]}'] = float(cosines[i, j])
-        if self._rule is not None and len(wrapper.grams) == len(SPACES):
+        grams = wrapper.grams.values()
+        # In mixed precision they overflow now and then; rules take finite ones.
+        known = len(grams) == len(SPACES) and all(g.isfinite().all() for g in grams)
+        if self._rule is not None and known:
             scalars['spaces_cosine'] = self._spaces_cosine(wrapper, self._rule)
         # JSON has no NaN.
         return {

@@ -8,6 +8,7 @@ copied.
 from __future__ import annotations
 
 import torch
+from mmengine.dist import broadcast, get_world_size
 from torch import Tensor, nn
 
 BUFFER_POLICIES = ('keep', 'copy', 'ema')
@@ -52,3 +53,24 @@ def ema_update(
     else:
         torch._foreach_mul_(old, alpha)
         torch._foreach_add_(old, new, alpha=1 - alpha)
+
+
+@torch.no_grad()
+def share_buffers(module: nn.Module) -> None:
+    """Give all processes the buffers in floating point of the first one, in place.
+
+    Not their mean: a checkpoint holds what the first process has of the student too,
+    so only what follows from that alone is the same after a resume.
+
+    Args:
+        module: Changed, in all processes but the first.
+    """
+    owned = [b for b in module.buffers() if b.is_floating_point() and b.numel()]
+    if get_world_size() == 1 or not owned:
+        return
+    # In one piece: one exchange, not one for each norm.
+    flat = torch.cat([b.flatten() for b in owned])
+    broadcast(flat)
+    parts = flat.split([b.numel() for b in owned])
+    for buffer, part in zip(owned, parts, strict=True):
+        buffer.copy_(part.view_as(buffer))

@@ -7,13 +7,14 @@ the target) once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..layers.colour_space import ColourSpace, colour_spaces
 from ..layers.logit_probabilities import gives_scores, is_score_head
@@ -21,6 +22,7 @@ from ..layers.pixel_weights import pixel_weights
 from ..layers.pseudo_labels import PseudoLabelRule, PseudoLabels
 
 Losses = dict[str, Any]
+_VALID = 'gt_pseudo_valid'
 
 
 @dataclasses.dataclass
@@ -71,6 +73,37 @@ def prediction_heads(student: Any) -> list[Any]:
         return [student.decode_head]
     many = isinstance(auxiliary, nn.ModuleList)
     return [student.decode_head, *(auxiliary if many else [auxiliary])]
+
+
+def padded_field(
+    sample: SegDataSample, key: str, size: Sequence[int], value: float
+) -> Tensor:
+    """A map of a sample at the size of the inputs, padded on the right and below.
+
+    Preprocessors of mmseg pad no maps but those that they know.
+
+    Args:
+        sample: Has the map.
+        key: Its name.
+        size: Height and width of the inputs.
+        value: Of the padding.
+
+    Shape:
+        - output: (1, H, W)
+
+    Raises:
+        ValueError: If the map is larger than the inputs.
+    """
+    data: Tensor = sample.get(key).data
+    rows, columns = (a - b for a, b in zip(size, data.shape[-2:], strict=True))
+    if rows < 0 or columns < 0:
+        raise ValueError(
+            f'{key} of {sample.get("img_path")!r} has the size '
+            f'{tuple(data.shape[-2:])}, expected at most {tuple(size)}, that of the '
+            'inputs. Put the transform that makes it before those that resize and '
+            f'crop, and keep {key!r} in seg_fields.'
+        )
+    return F.pad(data, (0, columns, 0, rows), value=value)
 
 
 def check_one_map(student: Any, who: str) -> None:
@@ -239,17 +272,17 @@ class AdaptationStep:
         """
         samples = self.target.samples
         paddings = [s.get('padding_size') or (0, 0, 0, 0) for s in samples]
-        fields = [s.get('gt_pseudo_valid') for s in samples]
-        if not any(map(any, paddings)) and all(f is None for f in fields):
+        marked = [_VALID in s for s in samples]
+        if not any(map(any, paddings)) and not any(marked):
             return None
         inputs = self.target.inputs
-        height, width = inputs.shape[-2:]
+        height, width = size = inputs.shape[-2:]
         valid = inputs.new_zeros(len(samples), height, width, dtype=torch.float32)
-        for own, padding, field in zip(valid, paddings, fields, strict=True):
+        for own, padding, sample in zip(valid, paddings, samples, strict=True):
             left, right, top, bottom = padding
             own[top : height - bottom, left : width - right] = 1
-            if field is not None:
-                own *= (field.data[0] == 1).to(own)
+            if _VALID in sample:
+                own *= (padded_field(sample, _VALID, size, 0)[0] == 1).to(own)
         return valid
 
     def student_loss(self, inputs: Tensor, labels: PseudoLabels) -> Losses:

@@ -13,13 +13,12 @@ from mmengine.structures import PixelData
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.structures import SegDataSample
 from torch import nn
-from torch.nn import functional as F
 
 from mmseg_xmodal.registry import MODELS
 from mmseg_xmodal.structures.stored_labels import KEY
 
 from .base import AdaptationStep, AdaptationTerm, Losses
-from .step import check_one_map, prediction_heads
+from .step import check_one_map, padded_field, prediction_heads
 
 _IGNORED = 255
 
@@ -74,10 +73,7 @@ class StoredPseudoLabels(AdaptationTerm):
                     'the pipeline of the target after the image is loaded, and '
                     f'raster_keys=[{KEY!r}] into PackXModalInputs.'
                 )
-            label = sample.get(KEY).data.long()
-            # Not padded by preprocessors that know gt_sem_seg only.
-            rows, columns = (a - b for a, b in zip(size, label.shape[-2:], strict=True))
-            label = F.pad(label, (0, columns, 0, rows), value=_IGNORED)
+            label = padded_field(sample, KEY, size, _IGNORED).long()
             if valid is not None:
                 label = label.masked_fill(valid[i] != 1, _IGNORED)
             own = SegDataSample(metainfo=sample.metainfo)

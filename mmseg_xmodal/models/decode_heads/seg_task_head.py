@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmseg_xmodal.registry import MODELS
 
+from ..layers.logit_probabilities import is_score_head, logit_probabilities
 from .task_head import DenseTaskHead
 
 
@@ -119,9 +120,11 @@ class SegTaskHead(DenseTaskHead):
     def finish(
         self, output: Tensor, img_meta: Mapping[str, Any]
     ) -> dict[str, PixelData]:
-        """Labels and probabilities of one map of logits."""
-        one = output.shape[0] == 1
-        return self.prediction_of(output.sigmoid() if one else output.softmax(dim=0))
+        """Labels and probabilities of one map of logits, or of scores."""
+        if output.shape[0] == 1:
+            return self.prediction_of(output.sigmoid())
+        scores = logit_probabilities(output[None], is_score_head(self.head))[0]
+        return self.prediction_of(scores)
 
     def prediction_of(self, scores: Tensor) -> dict[str, PixelData]:
         """The field of the data sample from probabilities, such as a mean over views.

@@ -43,7 +43,7 @@ class ClassPrototypes(nn.Module):
         it has.
 
         Args:
-            feats: Features of pixels.
+            feats: Features of pixels; such that are not finite are left out.
             labels: Their classes; whatever is no class is left out.
 
         Shape:
@@ -51,7 +51,10 @@ class ClassPrototypes(nn.Module):
             - labels: (N,)
         """
         rows = F.normalize(feats, dim=1)
-        outside = (labels < 0) | (labels >= self.num_classes)
+        # An overflow in one step of one process would stay in the means of all.
+        broken = ~rows.isfinite().all(dim=1)
+        rows = rows.masked_fill(broken[:, None], 0)
+        outside = (labels < 0) | (labels >= self.num_classes) | broken
         classes = labels.masked_fill(outside, self.num_classes)
         one_hot = F.one_hot(classes, self.num_classes + 1)[:, :-1].to(rows)
         sums = torch.cat([one_hot.t() @ rows, one_hot.sum(0)[:, None]], dim=1)

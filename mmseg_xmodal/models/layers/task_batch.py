@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .gradient_gate import GradientGate
+from .norm_statistics import Statistics
 
 
 @dataclass(eq=False)
@@ -32,6 +33,8 @@ class TaskBatch:
         shared_parameters: Trainable ones of backbone, neck and task interaction.
         paths: ``img_path`` of every sample.
         labelled: Places in ``paths`` of the samples that are labelled for a task.
+        statistics: Running statistics before the forward pass, to be put back if the
+            step is skipped; none where no step is.
         skip: Whether the step must be left out: no update, no weight decay, no
             momentum.
         acknowledged: Whether the optimiser's wrapper has read ``skip``.
@@ -45,6 +48,7 @@ class TaskBatch:
     shared_parameters: list[nn.Parameter] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     labelled: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=list)
     skip: bool = False
     acknowledged: bool = False
 

@@ -14,6 +14,7 @@ from mmseg_xmodal.registry import MODELS
 
 from ..layers.batch_pick import pick
 from ..layers.domain_norm import domain_norms, give_domain_norms, norms_of
+from ..layers.norm_presence import check_presence
 from ..layers.pixel_weights import needs_no_weights
 from ..layers.task_batch import connected_zero
 from . import multi_domain_build as parts
@@ -197,7 +198,7 @@ class MultiDomainEncoderDecoder(EncoderDecoder):
         places = self.router.places(metas, self.active_domain)
         route.check_labels(data_samples, places, self.decode_heads)
         modules = self._own_modules()
-        route.check_presence(modules, places, inputs.device)
+        check_presence(modules, places, inputs.device, 'Samples of the domains')
         maps = self._extract(inputs, places)
         losses: dict[str, Any] = {}
         for domain, own in modules.items():

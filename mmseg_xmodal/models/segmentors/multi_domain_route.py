@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
 from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import Tensor
 
 Places = dict[str, list[int]]
 
@@ -106,45 +105,6 @@ def check_labels(
                 f'{head.num_classes}. Give decode_heads[{domain!r}] the number of '
                 'classes of this data set, or correct domains in the model.'
             )
-
-
-def check_presence(
-    modules: Mapping[str, Sequence[nn.Module]], places: Places, device: torch.device
-) -> None:
-    """Refuse a batch in which synchronised norms would wait for each other for ever.
-
-    Every rank must call it.
-
-    Args:
-        modules: What each domain has for itself.
-        places: Of this rank's batch.
-        device: Where ranks exchange numbers.
-
-    Raises:
-        ValueError: On all ranks, if a domain whose modules have ``SyncBatchNorm`` is in
-            the batch of some ranks only.
-    """
-    if get_world_size() == 1:
-        return
-    synced = [d for d, own in modules.items() if any(map(_is_synced, own))]
-    if not synced:
-        return
-    here = torch.tensor([float(d in places) for d in synced], device=device)
-    both = torch.cat([here, -here])
-    all_reduce(both, op='max')
-    most, least = both.chunk(2)
-    torn = [d for d, m, n in zip(synced, most, -least, strict=True) if m != n]
-    if torn:
-        raise ValueError(
-            f'The domains {torn} are in the batches of some processes only, and their '
-            'modules have SyncBatchNorm, which waits for all. Use mmseg_xmodal.'
-            'MultiSourceSampler, which composes all batches alike, or norm_cfg='
-            "dict(type='BN')."
-        )
-
-
-def _is_synced(module: nn.Module) -> bool:
-    return any(isinstance(m, nn.SyncBatchNorm) for m in module.modules())
 
 
 def tensors_in(maps: Any) -> Iterator[Tensor]:

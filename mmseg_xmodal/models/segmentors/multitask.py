@@ -19,6 +19,8 @@ from mmseg_xmodal.registry import MODELS
 from ..interactions.base import Exchanged
 from ..layers.batch_pick import pick
 from ..layers.gradient_gate import GradientGate
+from ..layers.norm_presence import check_presence
+from ..layers.norm_statistics import read_statistics
 from ..layers.task_batch import TaskBatch, connected_zero
 from . import multitask_losses as parts
 from .multitask_build import build_task_head, choose_tasks
@@ -48,7 +50,7 @@ class MultiTaskEncoderDecoder(EncoderDecoder):
     A bad batch is one where a task's loss is NaN or infinite, or where no task has
     labels. All ranks decide alike. ``'skip'`` needs an optimiser wrapper that leaves
     the step out, such as ``mmseg_xmodal.SkippingOptimWrapper``; under any other the
-    first backward pass raises.
+    first backward pass raises. Running statistics of norms are then put back too.
 
     Args:
         backbone: As in ``EncoderDecoder``.
@@ -148,9 +150,12 @@ class MultiTaskEncoderDecoder(EncoderDecoder):
         """Loss terms of all tasks, by ``'<task>.<name>'``.
 
         Raises:
-            ValueError: If ``task_valid`` of a sample names an unknown task.
+            ValueError: If ``task_valid`` of a sample names an unknown task, or a task
+                with SyncBatchNorm has labels on some ranks only.
         """
         parts.check_task_valid(data_samples, self.known_tasks)
+        labelled = self._labelled(data_samples, inputs.device)
+        statistics = read_statistics(self) if self.on_bad_loss == 'skip' else []
         feats = tuple(self.extract_feat(inputs))
         # Copies in the graph: a map may follow from a larger one, and the gradient of a
         # task at the shared maps must not run from one to the other.
@@ -162,16 +167,16 @@ class MultiTaskEncoderDecoder(EncoderDecoder):
             shared=feats,
             anchor=connected_zero(*feats, *itertools.chain(*exchanged)),
             paths=parts.sample_paths(data_samples),
+            labelled=labelled,
+            unlabelled=tuple(t for t in self.tasks if not labelled[t]),
+            statistics=statistics,
         )
         losses: dict[str, Tensor] = {}
         for task, gate in batch.gates.items():
             plain = gate.all(feats)
             own = gate.all(pyramids[task]) if task in pyramids else plain
             first = gate.all(initial.get(task, ()))
-            chosen = tuple(
-                i for i, s in enumerate(data_samples) if self._is_labelled(task, s)
-            )
-            batch.labelled[task] = chosen
+            chosen = labelled[task]
             if chosen:
                 picked = pick(own, chosen)
                 terms = self._terms(
@@ -185,9 +190,21 @@ class MultiTaskEncoderDecoder(EncoderDecoder):
                 zero = connected_zero(*self._modules_of(task))
                 terms = dict(loss_unlabelled=zero)
             losses.update({f'{task}.{name}': value for name, value in terms.items()})
-        batch.unlabelled = tuple(t for t in self.tasks if not batch.labelled[t])
         self._batch = batch
         return losses
+
+    def _labelled(
+        self, samples: Sequence[SegDataSample], device: torch.device
+    ) -> dict[str, tuple[int, ...]]:
+        """Places of the samples that are labelled for each task."""
+        found = {
+            task: tuple(i for i, s in enumerate(samples) if self._is_labelled(task, s))
+            for task in self.tasks
+        }
+        here = [task for task, places in found.items() if places]
+        modules = {task: self._modules_of(task) for task in self.tasks}
+        check_presence(modules, here, device, 'Labels of the tasks')
+        return found
 
     def _terms(
         self,

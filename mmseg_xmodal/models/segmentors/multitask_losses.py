@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from ..layers.norm_statistics import put_back
 from ..layers.task_batch import TaskBatch, connected_zero, guard
 
 
@@ -92,6 +93,9 @@ def add_up(
         wrong = complaint(batch, model.tasks, terms)
     if wrong:
         report(wrong, model.on_bad_loss)
+        # NaN among the running statistics would stay there. The scalar below has
+        # nothing of the forward pass in its graph.
+        put_back(batch.statistics)
         batch.skip, batch.losses, batch.shared, batch.anchor = True, {}, (), None
         total = connected_zero(model)
         terms = {k: v for k, v in terms.items() if bool(v.isfinite())}
@@ -99,6 +103,7 @@ def add_up(
     else:
         # A new tensor, never one of `losses`: it will hold them.
         total = value = sum(batch.losses.values()) + total
+    batch.statistics = []
     if model.on_bad_loss == 'skip':
         total = guard(total, batch)
     total.multitask = batch

@@ -26,11 +26,11 @@ from ..layers.logit_probabilities import (
 class XModalTTAModel(BaseTTAModel):
     """Average the class probabilities of all views.
 
-    The result is a new sample: the metainfo and the ground truth (``gt_*``) of the
-    first view that is not flipped, ``pred_sem_seg``, and ``seg_logits``. The latter
-    holds what the segmentor itself would store: for several classes the logarithm of
-    the mean probability (its softmax is the mean again), for one channel, and for heads
-    that give scores (Mask2Former), the mean probability.
+    The result is a new sample: the metainfo and the ground truth (``gt_*``,
+    ``ignored_*``) of the first view that is not flipped, ``pred_sem_seg``, and
+    ``seg_logits``. The latter holds what the segmentor itself would store: for several
+    classes the logarithm of the mean probability (its softmax is the mean again), for
+    one channel, and for heads that give scores (Mask2Former), the mean probability.
 
     Other tasks of a :class:`MultiTaskEncoderDecoder` are merged as well: maps of
     numbers by their mean (normals are made unit vectors again), further segmentations
@@ -77,7 +77,7 @@ class XModalTTAModel(BaseTTAModel):
         # The prediction is flipped back, whatever view the metainfo comes from.
         merged.set_metainfo(dict(flip=False, flip_direction=None))
         merged.set_data(
-            {key: value for key, value in base.items() if key.startswith('gt_')}
+            {key: v for key, v in base.items() if key.startswith(('gt_', 'ignored_'))}
         )
         if 'seg_logits' in base:
             self._merge_seg(views, merged)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from .corners import Corners, LevelShapes, accumulator, corners, starts_of
 
 # Corners held at a time, and channels gathered at a time: small enough for the cache of

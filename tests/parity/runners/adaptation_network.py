@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 
 from mmseg_xmodal.models.converters import Official, convert_official
 from mmseg_xmodal.models.converters.daformer import DAFORMER, HRDA, daformer_key
+from mmseg_xmodal.models.layers.mit import MIT_VARIANTS
 from mmseg_xmodal.models.layers.resolutions import CropBox
 from mmseg_xmodal.registry import MODELS
 
 from ..fill import make_input
 from ..fixture import Fixture, NoRunner
-from .daformer_head import check_fusion, filled, head_config
-from .pairs import check_eps
+from .daformer_head import head_config
+from .norms import check_eps
+from .sections import Parts
 
 # Where a fixture may state the side of the windows at full resolution.
 SIDES = ('hr_crop_size', 'detail_size', 'crop_size')
@@ -31,29 +34,40 @@ def run_network(fixture: Fixture) -> dict[str, Tensor]:
     """Compute maps and logits of every case.
 
     Raises:
-        NoRunner: If the network is none of ours, or a crop is not stated.
+        NoRunner: If the network is none of ours, or a case states no crop.
     """
     config, official = _config(fixture)
     model = MODELS.build(config).eval()
     check_eps(model, fixture, daformer_key)
-    outputs: dict[str, Tensor] = {}
-    for case, spec in fixture.meta['cases'].items():
-        state = filled(fixture, bool(spec.get('small')))
-        model.load_state_dict(convert_official(official, state), strict=True)
-        (image,) = (
-            make_input(i['name'], i['shape'], bool(spec.get('small')))
-            for i in spec['inputs']
+    parts = Parts(fixture)
+    for case in fixture.meta['cases']:
+        parts.add(
+            parts.under(f'{case}_'),
+            functools.partial(_run_case, fixture, model, official, case),
         )
-        with torch.no_grad():
-            if official.name == 'hrda':
-                values, maps = _resolutions(model, image, spec)
-            else:
-                maps = model.extract_feat(image)
-                values = dict(logits=model.decode_head(maps))
-        outputs |= {f'{case}_{name}': value for name, value in values.items()}
-        for name in fixture.arrays():
-            if match := re.fullmatch(re.escape(case) + MAPS, name):
-                outputs[name] = maps[int(match[1]) - 1]
+    return parts.finish()
+
+
+def _run_case(
+    fixture: Fixture, model: nn.Module, official: Official, case: str
+) -> dict[str, Tensor]:
+    spec = fixture.meta['cases'][case]
+    small = bool(spec.get('small'))
+    state = convert_official(official, fixture.official_weights(small))
+    model.load_state_dict(state, strict=True)
+    (image,) = (make_input(i['name'], i['shape'], small) for i in spec['inputs'])
+    with torch.no_grad():
+        if official.name == 'hrda':
+            values, maps = _resolutions(
+                model, image, _boxes(fixture, model, image, case)
+            )
+        else:
+            maps = model.extract_feat(image)
+            values = dict(logits=model.decode_head(maps))
+    outputs = {f'{case}_{name}': value for name, value in values.items()}
+    for name in fixture.arrays():
+        if match := re.fullmatch(re.escape(case) + MAPS, name):
+            outputs[name] = maps[int(match[1]) - 1]
     return outputs
 
 
@@ -64,46 +78,76 @@ def _config(fixture: Fixture) -> tuple[dict[str, Any], Official]:
     state = {k: torch.empty(shapes[v], device='meta') for k, v in keys.items()}
     hrda = any(key.startswith('decode_head.scale_attention.') for key in state)
     official = HRDA if hrda else DAFORMER
-    prefix = 'decode_head.head.' if hrda else 'decode_head.'
-    check_fusion(fixture, [key.removeprefix(prefix) for key in state])
-    try:
-        config = official.config(state)
-    except ValueError as error:
-        raise NoRunner(
-            f'{fixture.name}: no runner for this network: {error}'
-        ) from error
-    config['test_cfg'] = dict(mode='whole')
-    config['decode_head'] = head_config(fixture, state, prefix)
+    prefixes = {'decode_head': 'decode_head.head.' if hrda else 'decode_head.'}
     if hrda:
-        prefix = 'decode_head.scale_attention.'
-        config['scale_attention'] = head_config(fixture, state, prefix)
+        prefixes['scale_attention'] = 'decode_head.scale_attention.'
+    # First what we do not have: a ValueError of the converter goes through.
+    _check_backbone(fixture, state)
+    heads = {k: head_config(fixture, state, at) for k, at in prefixes.items()}
+    config = official.config(state) | heads
+    config['test_cfg'] = dict(mode='whole')
+    if hrda:
         config |= _resolution_settings(fixture)
     return config, dataclasses.replace(official, config=lambda _: config)
 
 
+def _check_backbone(fixture: Fixture, state: Mapping[str, Tensor]) -> None:
+    """The backbone is a MiT of a published size.
+
+    Raises:
+        NoRunner: If it is another.
+    """
+    widths, depths = [], []
+    for stage in range(1, 5):
+        patch = state.get(f'backbone.patch_embed{stage}.proj.weight')
+        widths.append(0 if patch is None else patch.shape[0])
+        blocks = rf'backbone\.block{stage}\.(\d+)\.'
+        depths.append(len({m[1] for m in (re.match(blocks, k) for k in state) if m}))
+    found = tuple(widths), tuple(depths)
+    if found not in {(size.embed_dims, size.depths) for size in MIT_VARIANTS.values()}:
+        raise NoRunner(
+            f'{fixture.name}: no runner for DAFormer or HRDA on a backbone other than '
+            f'MiT-B0 to B5: its widths and depths are {found}, and a key is '
+            f'{next(iter(state))!r}'
+        )
+
+
 def _resolution_settings(fixture: Fixture) -> dict[str, Any]:
-    """Sizes of the windows; only cases with a crop of their own go without."""
+    """Share of the context, and size of the windows where it is stated."""
     meta = fixture.meta
     stated = {**(meta.get('constructor') or {}), **(meta.get('settings') or {})}
-    scale = min(stated.get('scales', [0.5]))
+    settings = dict(context_scale=min(stated.get('scales', [0.5])))
     found = [stated[name] for name in SIDES if name in stated]
-    if not found and all(BOX in spec for spec in meta['cases'].values()):
-        return dict(context_scale=scale)
-    if not found:
+    if found:
+        side: Any = found[0]
+        size = tuple(side) if isinstance(side, Sequence) else (side, side)
+        settings['detail_size'] = size
+    return settings
+
+
+def _boxes(
+    fixture: Fixture, model: nn.Module, image: Tensor, case: str
+) -> list[CropBox]:
+    """The crop that a case states, or windows of the stated size.
+
+    Raises:
+        NoRunner: If neither is stated.
+    """
+    spec = fixture.meta['cases'][case]
+    if BOX in spec:
+        return [CropBox(*spec[BOX])]
+    if 'detail_size' not in _resolution_settings(fixture):
         raise NoRunner(
-            f'{fixture.name}: no runner for HRDA without {BOX} in each case or one of '
-            f'{SIDES} in the settings'
+            f'{fixture.name}: no runner for case {case!r} of HRDA without {BOX} in it '
+            f'or one of {SIDES} in the settings'
         )
-    side: Any = found[0]
-    size = tuple(side) if isinstance(side, Sequence) else (side, side)
-    return dict(context_scale=scale, detail_size=size)
+    return model.windows(image)
 
 
 def _resolutions(
-    model: nn.Module, image: Tensor, spec: Mapping[str, Any]
+    model: nn.Module, image: Tensor, boxes: Sequence[CropBox]
 ) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
     """Logits by name, and the maps of the small picture."""
-    boxes = [CropBox(*spec[BOX])] if BOX in spec else model.windows(image)
     feats = model.extract_feat(image, boxes)
     out = model.decode_head.decode(feats)
     values = dict(

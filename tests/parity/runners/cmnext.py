@@ -13,6 +13,7 @@ from mmseg_xmodal.registry import MODELS
 
 from ..fixture import Fixture, NoRunner
 from .names import require_mit
+from .norms import check_eps
 
 REPOSITORY = 'https://github.com/jamycheung/DELIVER'
 STREAMS = ('rgb', 'x')
@@ -64,15 +65,6 @@ def cmnext_config(fixture: Fixture) -> dict:
     )
 
 
-def check_eps(model: nn.Module, fixture: Fixture) -> None:
-    """Every norm layer has the official eps (cases a and b hardly show it)."""
-    modules = dict(model.named_modules())
-    for eps, names in fixture.meta.get('norm_eps', {}).items():
-        for name in names:
-            ours = str(cmnext_key(f'{name}.weight')).removesuffix('.weight')
-            assert modules[ours].eps == float(eps), (name, modules[ours].eps, eps)
-
-
 def _record(model: nn.Module, case: str, outputs: dict[str, Tensor]) -> list:
     """Hook the intermediate maps; return the handles."""
 
@@ -109,7 +101,7 @@ def run_cmnext(fixture: Fixture) -> dict[str, Tensor]:
         NoRunner: If the variant is not built.
     """
     model = MODELS.build(cmnext_config(fixture)).eval()
-    check_eps(model, fixture)
+    check_eps(model, fixture, cmnext_key)
     outputs: dict[str, Tensor] = {}
     for case in fixture.meta['cases']:
         converted = convert_official(CMNEXT, fixture.official_state(case))

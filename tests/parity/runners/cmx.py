@@ -10,7 +10,8 @@ from mmseg_xmodal.registry import MODELS
 from ..fixture import Fixture
 from .cmx_swin import is_swin, run_cmx_swin
 from .names import require_mit
-from .pairs import check_eps, pair_config, run_cases
+from .norms import check_eps
+from .pairs import pair_config, run_cases
 
 REPOSITORY = 'https://github.com/huaaaliu/RGBX_Semantic_Segmentation'
 

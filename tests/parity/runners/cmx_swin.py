@@ -9,7 +9,8 @@ from mmseg_xmodal.registry import MODELS
 
 from ..fixture import Fixture
 from .names import plain_name, stated_variant
-from .pairs import check_eps, pair_config, run_cases
+from .norms import check_eps
+from .pairs import pair_config, run_cases
 
 
 def is_swin(fixture: Fixture) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmseg_xmodal.models.converters.daformer import daformer_head_config, daformer_key
 from mmseg_xmodal.registry import MODELS
 
-from ..fill import checksum, fill_state, make_input
+from ..fill import make_input
 from ..fixture import Fixture, NoRunner
 
 # Fusions of the official code that we do not have, by how their keys begin. Of the
@@ -22,16 +22,11 @@ OTHERS = {
     'sepaspp_bottleneck': r'fuse_layer\.\d+\.aspp_modules\.',
     'image pooling': r'fuse_layer\.image_pool\.',
 }
-
-
-def filled(fixture: Fixture, small: bool = False) -> dict[str, Tensor]:
-    """Official weights, proved by the checksum."""
-    state = fill_state(fixture.meta['state_dict'], small)
-    assert (
-        checksum(state)
-        == fixture.meta['fill_checksum_small' if small else 'fill_checksum']
-    )
-    return state
+# Of those that we have.
+KNOWN = {
+    'embed_layers': r'embed_layers\.\d+\.proj\.',
+    'fuse_layer': r'fuse_layer\.(conv|bn|aspp_modules|bottleneck)\.',
+}
 
 
 def head_config(
@@ -39,34 +34,44 @@ def head_config(
 ) -> dict[str, Any]:
     """Config of the head under a prefix, with what weights do not tell.
 
+    A ``ValueError`` of the converter is no missing runner: it goes through.
+
     Raises:
         NoRunner: If we have no such fusion or embedding.
     """
     settings = fixture.meta.get('settings') or {}
-    check_fusion(fixture, [k.removeprefix(prefix) for k in state])
-    try:
-        cfg = daformer_head_config(state, prefix, settings.get('dilations'))
-    except ValueError as error:
-        raise NoRunner(f'{fixture.name}: no runner for this head: {error}') from error
-    kernel = state.get(f'{prefix}fuse_layer.conv.weight')
-    if kernel is not None and kernel.shape[2:] != (1, 1):
-        raise NoRunner(
-            f'{fixture.name}: no runner for a fusion of {tuple(kernel.shape[2:])}'
-        )
+    shapes = {k.removeprefix(prefix): v.shape for k, v in state.items()}
+    check_parts(fixture, shapes)
+    kernel = shapes.get('fuse_layer.conv.weight')
+    if kernel is not None and kernel[2:] != (1, 1):
+        raise NoRunner(f'{fixture.name}: no runner for a fusion of {tuple(kernel[2:])}')
+    cfg = daformer_head_config(state, prefix, settings.get('dilations'))
     return cfg | dict(align_corners=settings.get('align_corners', False))
 
 
-def check_fusion(fixture: Fixture, keys: Iterable[str]) -> None:
-    """Name a fusion that we do not have.
+def check_parts(fixture: Fixture, keys: Iterable[str]) -> None:
+    """Name a fusion or an embedding that we do not have.
+
+    Args:
+        fixture: Where they are from.
+        keys: Of a head, without what stands before all of them.
 
     Raises:
-        NoRunner: If the keys of a head, or the settings, are of one.
+        NoRunner: If the keys, or the settings, are of one.
     """
-    stated = str((fixture.meta.get('settings') or {}).get('fusion', ''))
     keys = list(keys)
+    stated = str((fixture.meta.get('settings') or {}).get('fusion', ''))
     for name, pattern in OTHERS.items():
         if stated == name or any(re.match(pattern, key) for key in keys):
             raise NoRunner(f'{fixture.name}: no runner for DAFormer fusion {name!r}')
+    for part, known in KNOWN.items():
+        own = [key for key in keys if key.startswith(f'{part}.')]
+        other = [key for key in own if not re.match(known, key)]
+        if other or not own:
+            raise NoRunner(
+                f'{fixture.name}: no runner for this head: under {part} it has '
+                f'{(other or own)[:5]}, ours have {known!r}'
+            )
 
 
 def build_head(fixture: Fixture, state: dict[str, Tensor], prefix: str) -> nn.Module:
@@ -90,7 +95,7 @@ def run_daformer_head(fixture: Fixture) -> dict[str, Tensor]:
     Raises:
         NoRunner: If we have no such head.
     """
-    head = build_head(fixture, filled(fixture), 'decode_head.')
+    head = build_head(fixture, fixture.official_weights(), 'decode_head.')
     check_settings(head, fixture)
     feats = [make_input(i['name'], i['shape']) for i in fixture.meta['inputs']]
     recorded = fixture.arrays()

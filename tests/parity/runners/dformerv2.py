@@ -15,6 +15,7 @@ from mmseg_xmodal.registry import MODELS
 from ..fill import make_uniform
 from ..fixture import Fixture, NoRunner
 from .names import plain_name, stated_variant
+from .norms import check_eps
 
 
 def variant_name(fixture: Fixture) -> str:
@@ -78,17 +79,9 @@ def dformerv2_config(fixture: Fixture) -> dict:
     )
 
 
-def check_eps(model: nn.Module, fixture: Fixture) -> None:
-    """Every norm layer has the official eps (the cases hardly show LayerNorms)."""
-    modules = dict(model.named_modules())
-    for eps, names in fixture.meta.get('norm_eps', {}).items():
-        for name in names:
-            key = f'{name}.weight'
-            # Some have no place in ours: those of an auxiliary head.
-            if DFORMERV2.translate(key, torch.empty(0)) == {}:
-                continue
-            ours = str(dformerv2_key(key)).removesuffix('.weight')
-            assert modules[ours].eps == float(eps), (name, modules[ours].eps, eps)
+def _has_no_place(key: str) -> bool:
+    """Whether an official key is of an auxiliary head."""
+    return DFORMERV2.translate(key, torch.empty(0)) == {}
 
 
 def run_dformerv2(fixture: Fixture) -> dict[str, Tensor]:
@@ -98,7 +91,7 @@ def run_dformerv2(fixture: Fixture) -> dict[str, Tensor]:
         NoRunner: If the variant is not built.
     """
     model = MODELS.build(dformerv2_config(fixture)).eval()
-    check_eps(model, fixture)
+    check_eps(model, fixture, dformerv2_key, _has_no_place)
     nmf = model.decode_head.nmf
     bases = make_uniform('nmf_bases', [1, model.decode_head.ham_channels, nmf.rank])
     nmf.set_bases(nn.functional.normalize(bases, dim=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_xmodal.models.converters import convert_official
 from mmseg_xmodal.models.converters.geminifusion import GEMINIFUSION, gemini_key
@@ -13,6 +13,7 @@ from mmseg_xmodal.registry import MODELS
 
 from ..fixture import Fixture, NoRunner
 from .names import check_head, find_mit, plain_name, stated_variant
+from .norms import check_eps
 
 REPOSITORY = 'https://github.com/JiaDingCN/GeminiFusion'
 # As the official code calls them; a fixture may have other names.
@@ -80,15 +81,6 @@ def gemini_config(fixture: Fixture) -> dict:
     )
 
 
-def check_eps(model: nn.Module, fixture: Fixture) -> None:
-    """Every norm layer has the official eps (cases a and b hardly show it)."""
-    modules = dict(model.named_modules())
-    for eps, names in fixture.meta.get('norm_eps', {}).items():
-        for name in names:
-            ours = (gemini_key(f'{name}.weight') or '').removesuffix('.weight')
-            assert modules[ours].eps == float(eps), (name, modules[ours].eps, eps)
-
-
 def run_geminifusion(fixture: Fixture) -> dict[str, Tensor]:
     """Compute all outputs of a GeminiFusion fixture.
 
@@ -96,7 +88,7 @@ def run_geminifusion(fixture: Fixture) -> dict[str, Tensor]:
         NoRunner: If the variant is not built yet.
     """
     model = MODELS.build(gemini_config(fixture)).eval()
-    check_eps(model, fixture)
+    check_eps(model, fixture, gemini_key)
     outputs: dict[str, Tensor] = {}
     for case in fixture.meta['cases']:
         converted = convert_official(GEMINIFUSION, fixture.official_state(case))

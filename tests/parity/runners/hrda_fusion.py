@@ -5,6 +5,7 @@ Cases are told by their names. Of each only what is recorded is computed.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,7 +29,8 @@ from mmseg_xmodal.registry import MODELS
 
 from ..fill import make_input, make_uniform
 from ..fixture import Fixture, NoRunner
-from .daformer_head import build_head, filled
+from .daformer_head import build_head
+from .sections import Parts
 
 BOX = 'crop_box_y1y2x1x2'
 CROPS = r'crop_boxes_seed(\d+)'
@@ -38,28 +40,24 @@ def run_hrda_fusion(fixture: Fixture) -> dict[str, Tensor]:
     """Compute all outputs of the fixture.
 
     Raises:
-        NoRunner: If it has a case that is unknown, or nothing of a known one.
+        NoRunner: If it has a case that is unknown, or that does not state its crop.
     """
-    cases, recorded = fixture.meta['cases'], fixture.arrays()
-    unknown = sorted(set(cases) - set(CASES)) + sorted(
-        name
-        for name in recorded
-        if name != 'label'
-        and not re.fullmatch(CROPS, name)
-        and name.partition('.')[0] not in CASES
-    )
-    if unknown:
-        raise NoRunner(f'{fixture.name}: no runner for the HRDA cases {unknown}')
-    outputs = {}
+    parts = Parts(fixture, 'label')
     for name, compute in CASES.items():
-        if any(array.startswith(f'{name}.') for array in recorded):
-            outputs |= compute(fixture, name)
-    outputs |= _drawn(fixture)
-    if not outputs:
-        raise NoRunner(f'{fixture.name}: no runner for {sorted(recorded)}')
-    if 'label' in recorded:
-        outputs['label'] = torch.from_numpy(recorded['label'])  # an input
-    return outputs
+        if recorded := parts.under(f'{name}.'):
+            parts.add(recorded, functools.partial(compute, fixture, name))
+    crops = [name for name in parts.arrays if re.fullmatch(CROPS, name)]
+    if crops:
+        parts.add(crops, functools.partial(_drawn, fixture))
+    unknown = {
+        name: name.partition('.')[0]
+        for name in parts.arrays
+        if name not in ('label', *crops) and name.partition('.')[0] not in CASES
+    }
+    cases = sorted(set(unknown.values()) | set(fixture.meta['cases']) - set(CASES))
+    if cases:
+        parts.lack(f'no runner for the HRDA cases {cases}', unknown)
+    return parts.finish()
 
 
 def _settings(fixture: Fixture) -> Mapping[str, Any]:
@@ -170,7 +168,7 @@ def _step(starts: Sequence[int], crop: int) -> int:
 
 def _full(fixture: Fixture, name: str) -> dict[str, Tensor]:
     """The whole head with official weights, in eval mode."""
-    state = filled(fixture)
+    state = fixture.official_weights()
     head = MultiResolutionHead(
         build_head(fixture, state, 'decode_head.head.'),
         build_head(fixture, state, 'decode_head.scale_attention.'),

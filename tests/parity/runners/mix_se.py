@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_xmodal.models.converters import Official, convert_official
-from mmseg_xmodal.models.layers.mit import MIT_VARIANTS
 from mmseg_xmodal.registry import MODELS
 
-from ..fixture import Fixture, NoRunner
-
-
-def _check_variant(fixture: Fixture, method: str, config: dict) -> None:
-    """The size in the name is the one that was read from the shapes."""
-    name = str(fixture.meta['constructor'].get('backbone', fixture.variant))
-    match = re.fullmatch(rf'(?:{method})?[-_ ]?(?:mit)?[-_ ]?b(\d)', name.lower())
-    variant = f'mit_b{match[1]}' if match else None
-    if variant not in MIT_VARIANTS:
-        raise NoRunner(f'{fixture.name}: no runner for {method} variant {name!r}')
-    assert config['backbone']['variant'] == variant, (name, config['backbone'])
-    classes = fixture.meta['constructor'].get('num_classes')
-    assert classes in (None, config['decode_head']['num_classes']), classes
-
-
-def _check_eps(
-    model: nn.Module, fixture: Fixture, translate: Callable[[str], str | None]
-) -> None:
-    """Every norm layer has the official eps (cases a and b hardly show it)."""
-    modules = dict(model.named_modules())
-    for eps, names in fixture.meta.get('norm_eps', {}).items():
-        for name in names:
-            ours = str(translate(f'{name}.weight')).removesuffix('.weight')
-            assert modules[ours].eps == float(eps), (name, modules[ours].eps, eps)
+from ..fixture import Fixture
+from .names import check_head, require_mit
+from .norms import check_eps
 
 
 def run_official(
@@ -55,10 +32,14 @@ def run_official(
     Raises:
         NoRunner: If the variant is not built.
     """
+    variant = require_mit(fixture, method)
     cases = fixture.meta['cases']
     first = next(iter(cases))
     config = official.config(fixture.official_state(first))
-    _check_variant(fixture, method, config)
+    # Official code builds the size of the name, or none.
+    read = config['backbone']['variant']
+    assert read == variant, (fixture.name, read, variant)
+    check_head(fixture, config['decode_head'], 'embed_dim')
     # A list keeps its order, which is that of the official inputs.
     modalities = [
         dict(name=entry['stream'], channels=entry['shape'][1])
@@ -67,7 +48,7 @@ def run_official(
     config['backbone']['modalities'] = modalities
     config['test_cfg'] = dict(mode='whole')
     model = MODELS.build(config).eval()
-    _check_eps(model, fixture, translate)
+    check_eps(model, fixture, translate)
     outputs: dict[str, Tensor] = {}
     for case in cases:
         converted = convert_official(official, fixture.official_state(case))

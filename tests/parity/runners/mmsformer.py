@@ -29,5 +29,4 @@ def run_mmsformer(fixture: Fixture) -> dict[str, Tensor]:
     Raises:
         NoRunner: If the variant is not built.
     """
-    require_mit(fixture, 'mmsformer')
     return run_official(fixture, MMSFORMER, 'mmsformer', mmsformer_key)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from mmseg_xmodal.models import balancing
 
 from ..fixture import Fixture, NoRunner
 from .mtl_case import Case, cases, gains
-from .sections import finish, load
+from .sections import Parts
 
 REPOSITORY = 'https://github.com/median-research-group/LibMTL'
 # Arrays that are given to the methods.
@@ -32,26 +33,32 @@ def run_mtl_balancing(fixture: Fixture) -> dict[str, Tensor]:
         NoRunner: If it holds something of a method that we do not have, or whose
             draws are not given.
     """
-    arrays, settings = load(fixture), fixture.meta.get('settings') or {}
-    sets = list(cases(arrays, settings))
-    _check_methods(fixture, [case.prefix for case in sets], arrays)
-    outputs = gains(fixture, arrays)
+    parts = Parts(fixture, INPUTS)
+    sets = list(cases(parts.arrays, fixture.meta.get('settings') or {}))
     for case in sets:
-        for method, compute in METHODS.items():
-            if case.about(method):
-                found = {case.prefix + k: v for k, v in compute(case).items()}
-                outputs |= {k: v for k, v in found.items() if k in arrays}
-    return finish(fixture, arrays, outputs, INPUTS)
+        for method in METHODS:
+            if recorded := parts.under(f'{case.prefix}{method}.'):
+                parts.add(recorded, functools.partial(_compute, case, method))
+    parts.add_each(gains(fixture))
+    methods = _methods(parts.arrays, [case.prefix for case in sets])
+    if unknown := {n: method for n, method in methods.items() if method not in METHODS}:
+        named = sorted(set(unknown.values()))
+        parts.lack(f'no runner for the methods {named}', unknown)
+    return parts.finish()
 
 
-def _check_methods(fixture: Fixture, prefixes: list[str], arrays: dict) -> None:
-    found = set()
+def _compute(case: Case, method: str) -> dict[str, Tensor]:
+    return {case.prefix + k: value for k, value in METHODS[method](case).items()}
+
+
+def _methods(arrays: Iterable[str], prefixes: list[str]) -> dict[str, str]:
+    """The method of every array that is no input and no Delta_m."""
+    found = {}
     for name in arrays:
         if not re.fullmatch(INPUTS, name) and not name.startswith('delta_m.'):
             own = max((p for p in prefixes if name.startswith(p)), key=len, default='')
-            found.add(name.removeprefix(own).partition('.')[0])
-    if unknown := sorted(found - set(METHODS)):
-        raise NoRunner(f'{fixture.name}: no runner for the methods {unknown}')
+            found[name] = name.removeprefix(own).partition('.')[0]
+    return found
 
 
 def _uw(case: Case) -> dict[str, Tensor]:
@@ -72,19 +79,18 @@ def _equal(case: Case) -> dict[str, Tensor]:
 
 
 def _geometric(case: Case) -> dict[str, Tensor]:
+    """The recorded weights are what LibMTL logs, which is not what it uses.
+
+    It logs ``L_t / (T prod L)``. Ours are ``w_t = m / (T L_t)`` with the mean
+    ``m = (prod L)^(1/T)``, which the terms ``w_t L_t`` add up to: that of LibMTL is
+    ``m^(1-T) / (T^2 w_t)``.
+    """
     balancer = balancing.GeometricMeanLoss(case.tasks)
     combined = case.by_balancer(balancer)
-    weights = case.weights(balancer)
-    if case.has('GLS.weights'):
-        recorded = case.given('GLS.weights').float()
-        used = case.grads.T @ recorded
-        if not torch.allclose(used, combined, rtol=1e-2, atol=1e-3):
-            # LibMTL logs L_t / (T prod L) as weights, which it does not use. Ours are
-            # w_t = m / (T L_t) with m = (prod L)^(1/T), which the terms add up to.
-            count = len(case.tasks)
-            mean = (weights * case.losses).sum()
-            weights = mean ** (1 - count) / (count**2 * weights)
-    return {'GLS.combined_grad': combined, 'GLS.weights': weights}
+    weights, count = case.weights(balancer), len(case.tasks)
+    mean = (weights * case.losses).sum()
+    logged = mean ** (1 - count) / (count**2 * weights)
+    return {'GLS.combined_grad': combined, 'GLS.weights': logged}
 
 
 def _dwa(case: Case) -> dict[str, Tensor]:
@@ -103,12 +109,12 @@ def _dwa(case: Case) -> dict[str, Tensor]:
     return outputs
 
 
-def _pcgrad(case: Case) -> dict[str, Tensor]:
+def pcgrad(case: Case, others_only: bool = False) -> dict[str, Tensor]:
+    """PCGrad; LibMTL does not pass over the task itself."""
     outputs = {}
     for (name,) in case.matches(r'PCGrad\.(\w+)\.'):
         orders = case.setting('PCGrad')['orders'][name]
-        # LibMTL does not pass over the task itself.
-        rule = balancing.PCGrad(orders=orders, others_only=False)
+        rule = balancing.PCGrad(orders=orders, others_only=others_only)
         outputs[f'PCGrad.{name}.weights'] = case.rule(rule)
         outputs[f'PCGrad.{name}.combined_grad'] = case.by_wrapper(rule)
     return outputs
@@ -171,7 +177,7 @@ def _upgrad(case: Case) -> dict[str, Tensor]:
     # LibMTL adds a multiple of the identity to the products, over their trace.
     added = case.setting('UPGrad').get('UPGrad_reg_eps')
     if added is None:
-        raise NoRunner('UPGrad without the UPGrad_reg_eps that was used')
+        raise NoRunner('no runner for UPGrad without the UPGrad_reg_eps that was used')
     gram = case.grads.double() @ case.grads.double().T
     gram = gram / gram.trace() + added * torch.eye(len(gram), dtype=gram.dtype)
     weights = balancing.UPGrad()(gram, case.losses)
@@ -214,7 +220,7 @@ METHODS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     'UW': _uw,
     'GLS': _geometric,
     'DWA': _dwa,
-    'PCGrad': _pcgrad,
+    'PCGrad': pcgrad,
     'CAGrad': _cagrad,
     'IMTL_G': _imtl,
     'MGDA': _mgda,

@@ -16,6 +16,7 @@ from mmseg_xmodal.models.layers.gradient_gate import GradientGate
 from mmseg_xmodal.models.layers.task_batch import TaskBatch
 
 from ..fixture import Fixture, NoRunner
+from .sections import Outputs
 
 # Direction of metrics, where a fixture states none; compared without case and signs.
 LOWER = 'rmse rmselog logrmse mse mae mean median absrel sqrel relerr abserr silog'
@@ -57,14 +58,6 @@ class Case(NamedTuple):
         """Settings of a method, of this set or of all."""
         own = self.settings.get(self.prefix.removesuffix('.'), {})
         return own.get(method) or self.settings.get(method) or {}
-
-    def has(self, name: str) -> bool:
-        return self.prefix + name in self.arrays
-
-    def about(self, method: str) -> bool:
-        """Whether anything of the method is recorded."""
-        start = f'{self.prefix}{method}.'
-        return any(name.startswith(start) for name in self.arrays)
 
     def matches(self, pattern: str) -> list[tuple[str, ...]]:
         """Different groups of the pattern, among the arrays that begin with it."""
@@ -130,15 +123,15 @@ def cases(arrays: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Iterator
             yield case
 
 
-def gains(fixture: Fixture, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Delta_m in the groupings that are recorded.
+def gains(fixture: Fixture) -> Outputs:
+    """Delta_m in both groupings.
 
-    Raises:
-        NoRunner: If the direction of a metric is neither stated nor known.
+    The second raises :class:`NoRunner` if the direction of a metric is neither stated
+    nor known.
     """
     spec = (fixture.meta.get('settings') or {}).get('delta_m') or {}
-    values: dict[str, float] = {}
-    if 'delta_m.libmtl' in arrays:
+
+    def by_task() -> Tensor:
         new, base, higher = (
             {
                 task: {f'm{i}': value for i, value in enumerate(row)}
@@ -146,22 +139,19 @@ def gains(fixture: Fixture, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
             }
             for key in ('new', 'base', 'higher_better')
         )
-        values['libmtl'] = delta_m(
-            new, base, higher, grouping='libmtl', sign='higher_is_better'
-        )
-    if 'delta_m.one_metric_per_task' in arrays:
+        return _gain(new, base, higher, 'libmtl')
+
+    def by_metric() -> Tensor:
         one = spec['one_metric_per_task']
-        values['one_metric_per_task'] = delta_m(
-            one['multi'],
-            one['single'],
-            _directions(fixture, one),
-            grouping='one_metric_per_task',
-            sign='higher_is_better',
-        )
-    return {
-        f'delta_m.{name}': torch.tensor(value, dtype=torch.float64)
-        for name, value in values.items()
-    }
+        directions = _directions(fixture, one)
+        return _gain(one['multi'], one['single'], directions, 'one_metric_per_task')
+
+    return {'delta_m.libmtl': by_task, 'delta_m.one_metric_per_task': by_metric}
+
+
+def _gain(new: Any, base: Any, higher: Any, grouping: str) -> Tensor:
+    value = delta_m(new, base, higher, grouping=grouping, sign='higher_is_better')
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _directions(

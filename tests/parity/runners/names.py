@@ -48,8 +48,13 @@ def find_mit(name: str, family: str) -> str | None:
 def require_mit(fixture: Fixture, family: str) -> str:
     """The size that the fixture names.
 
-    Weights may be of another one: official builders fall back to B2. What counts is
-    that the name is none of another network.
+    The official builder of CMX builds B2 where it does not know the name: there the
+    weights tell the size, and the name only that the network is none of another family.
+    The code of the others builds what the name says.
+
+    Args:
+        fixture: Of the family.
+        family: Such as ``'cmx'``.
 
     Raises:
         NoRunner: If it names none.

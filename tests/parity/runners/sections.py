@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -54,30 +54,67 @@ def load(fixture: Fixture) -> dict[str, Tensor]:
     return {name: torch.from_numpy(a) for name, a in fixture.arrays().items()}
 
 
-def recorded_only(arrays: Mapping[str, Tensor], outputs: Outputs) -> dict[str, Tensor]:
-    """Compute the outputs that are recorded."""
-    return {name: compute() for name, compute in outputs.items() if name in arrays}
-
-
-def finish(
-    fixture: Fixture,
-    arrays: Mapping[str, Tensor],
-    outputs: Mapping[str, Tensor],
-    inputs: str,
-) -> dict[str, Tensor]:
-    """Give the outputs the recorded types; nothing recorded may be left over.
+class Parts:
+    """The outputs of a fixture; a part without a runner is named, and loses no other.
 
     Args:
-        fixture: Where it all is from.
-        arrays: All that it has recorded.
-        outputs: What we have computed.
+        fixture: With any arrays.
         inputs: Pattern of the names of arrays that are given.
     """
-    given = {n: a for n, a in arrays.items() if re.fullmatch(inputs, n)}
-    left = set(arrays) - set(given) ^ set(outputs)
-    assert not left, f'recorded and not computed, or the reverse: {sorted(left)}'
-    assert outputs, f'{fixture.name} has recorded no output'
-    typed = {k: v.detach().to(arrays[k].dtype) for k, v in outputs.items()}
-    # Where tolerances stand beside the arrays, inputs have one too.
-    beside = any('rtol' in spec for spec in fixture.meta.get('arrays', {}).values())
-    return typed | given if beside else typed
+
+    def __init__(self, fixture: Fixture, inputs: str = '') -> None:
+        self.name, self.inputs, self.arrays = fixture.name, inputs, load(fixture)
+        self.outputs: dict[str, Tensor] = {}
+        self.reasons: list[str] = []
+        self.without: set[str] = set()
+
+    def add(
+        self, names: Iterable[str], compute: Callable[[], Mapping[str, Tensor]]
+    ) -> None:
+        """Compute a part; what is not recorded of it is dropped.
+
+        Args:
+            names: Recorded arrays of the part, which have no runner if it has none.
+            compute: Gives outputs by name, or raises :class:`NoRunner`.
+        """
+        try:
+            found = compute()
+        except NoRunner as reason:
+            self.lack(str(reason), names)
+        else:
+            self.outputs |= {k: v for k, v in found.items() if k in self.arrays}
+
+    def add_each(self, outputs: Outputs) -> None:
+        """Compute what is recorded of a part, each array for itself."""
+        for name, compute in outputs.items():
+            if name in self.arrays:
+                self.add([name], lambda name=name, own=compute: {name: own()})
+
+    def lack(self, reason: str, names: Iterable[str]) -> None:
+        """Name arrays without a runner."""
+        if not reason.startswith(self.name):
+            reason = f'{self.name}: {reason}'
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        self.without |= set(names)
+
+    def under(self, prefix: str) -> list[str]:
+        """Recorded arrays whose names begin with this."""
+        return [name for name in self.arrays if name.startswith(prefix)]
+
+    def finish(self) -> dict[str, Tensor]:
+        """The outputs in the recorded types, and the arrays that are given.
+
+        Raises:
+            NoRunner: If a part has none; it brings what the others have computed.
+        """
+        given = {n: a for n, a in self.arrays.items() if re.fullmatch(self.inputs, n)}
+        outputs = {
+            k: v.detach().to(self.arrays[k].dtype) for k, v in self.outputs.items()
+        } | given
+        left = sorted(set(self.arrays) - set(outputs) - self.without)
+        assert not left, f'{self.name}: recorded and not computed: {left}'
+        if self.reasons:
+            raise NoRunner('; '.join(self.reasons), outputs, self.without)
+        assert self.outputs, f'{self.name} has recorded no output'
+        return outputs

@@ -32,5 +32,4 @@ def run_stitchfusion(fixture: Fixture) -> dict[str, Tensor]:
     Raises:
         NoRunner: If the variant is not built.
     """
-    require_mit(fixture, 'stitchfusion')
     return run_official(fixture, STITCHFUSION, 'stitchfusion', stitchfusion_key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable
 
@@ -19,7 +18,7 @@ from mmseg_xmodal.models.layers.pixel_weights import pixel_weights
 from ..fixture import NoRunner
 from .sections import Outputs, Section
 
-# Official code divides entropies by this whatever the number of classes.
+# Official code divides entropies by this, which is right for 19 classes.
 LN_19 = 2.9444
 
 
@@ -112,8 +111,7 @@ def _loss(case: Section, name: str) -> tuple[Tensor, Tensor]:
     """
     logits = case.arrays['loss.logits']
     if match := re.fullmatch(r'charbonnier.*eta(\d*\.?\d+)', name):
-        eta = float(match[1])
-        return _backward(_charbonnier(case, f'loss.{name}', eta), logits)
+        return _backward(_charbonnier(case, float(match[1])), logits)
     match = re.fullmatch(r'ce_(valid|all|all_weighted|pixelweighted)_[a-z]+', name)
     if not match:
         raise NoRunner(f'{case.name}: no runner for the loss {name!r}')
@@ -125,27 +123,26 @@ def _loss(case: Section, name: str) -> tuple[Tensor, Tensor]:
     )
 
 
-def _charbonnier(case: Section, name: str, eta: float) -> Callable[[Tensor], Tensor]:
-    """The loss, divided as the official code that was run has divided.
+def _charbonnier(case: Section, eta: float) -> Callable[[Tensor], Tensor]:
+    """The loss with the divisor that the fixture states.
 
-    Its constant is that of 19 classes. Whoever runs it with others may have left it or
-    have followed the fixture's advice to change it; the recorded loss tells which.
+    Official code has a constant that is right for 19 classes; whoever runs it with
+    others may have left it or changed it, which only the fixture can tell.
+
+    Raises:
+        NoRunner: If none is stated for other classes.
     """
-    logits = case.arrays['loss.logits']
     rule = str((case.spec.get('rules') or {}).get('charbonnier', ''))
-    stated = re.search(r'entropy\s*/\s*(\d+\.\d+)', rule)
-    divisors = [float(stated[1]) if stated else LN_19]
-    if logits.shape[1] != 19:
-        divisors.append(math.log(logits.shape[1]))
-
-    def loss(divisor: float, own: Tensor = logits) -> Tensor:
-        return entropy.charbonnier_entropy(own, eta, normaliser=divisor)
-
-    best = divisors[-1]
-    if name in case.arrays:
-        recorded = case.arrays[name]
-        best = min(divisors, key=lambda d: float((loss(d) - recorded).abs()))
-    return functools.partial(loss, best)
+    stated = re.search(r'entropy\s*/\s*(\d+(?:\.\d+)?)', rule)
+    classes = case.arrays['loss.logits'].shape[1]
+    if not stated and classes != 19:
+        raise NoRunner(
+            f'{case.name}: no runner for the Charbonnier loss of {classes} classes '
+            "without 'entropy/<number>' in rules['charbonnier'], which is "
+            f'{rule!r}'
+        )
+    divisor = float(stated[1]) if stated else LN_19
+    return functools.partial(entropy.charbonnier_entropy, eta=eta, normaliser=divisor)
 
 
 def _head_loss(

@@ -16,7 +16,7 @@ from mmseg_xmodal.models.adaptation import ema, fourier, masked_consistency
 from mmseg_xmodal.models.layers.pseudo_labels import PseudoLabelRule, confident_share
 
 from ..fixture import Fixture, NoRunner
-from .sections import Outputs, Section, finish, load, recorded_only
+from .sections import Outputs, Parts, Section
 from .uda_losses import adversarial, feature_distance, losses
 
 # Arrays that are given.
@@ -35,16 +35,17 @@ def run_uda_ops(fixture: Fixture) -> dict[str, Tensor]:
         NoRunner: If a section is unknown, or does not state what it depends on.
     """
     sections = fixture.meta['sections']
-    if unknown := sorted(set(sections) - set(SECTIONS)):
-        raise NoRunner(f'{fixture.name}: no runner for the sections {unknown}')
-    arrays = load(fixture)
-    outputs: dict[str, Tensor] = {}
+    parts = Parts(fixture, INPUTS)
     for name, spec in sections.items():
-        prefix = 'loss.' if name == 'losses' else f'{name}.'
-        if any(array.startswith(prefix) for array in arrays):
-            section = Section(f'{fixture.name}/{name}', arrays, spec)
-            outputs |= recorded_only(arrays, SECTIONS[name](section))
-    return finish(fixture, arrays, outputs, INPUTS)
+        recorded = parts.under('loss.' if name == 'losses' else f'{name}.')
+        if recorded and name in SECTIONS:
+            section = Section(f'{fixture.name}/{name}', parts.arrays, spec)
+            parts.add_each(SECTIONS[name](section))
+    unknown = sorted(set(sections) - set(SECTIONS))
+    if unknown:
+        arrays = [array for name in unknown for array in parts.under(f'{name}.')]
+        parts.lack(f'no runner for the sections {unknown}', arrays)
+    return parts.finish()
 
 
 def _classmix(case: Section) -> Outputs:
@@ -150,10 +151,8 @@ def _ema(case: Section) -> Outputs:
         return torch.tensor(rows, dtype=torch.float64)
 
     def dacs() -> Tensor:
-        text = ' '.join(map(str, case.spec.get('quirks', ())))
-        stated = re.search(r'dacs_teacher_params.*? alpha (\d*\.?\d+)', text)
-        # Its published share where none is stated.
-        return average(float(stated[1]) if stated else 0.99)[0]
+        (alpha,) = case.stated('quirks', r'dacs_teacher_params.*? alpha (\d*\.?\d+)')
+        return average(float(alpha))[0]
 
     outputs: Outputs = {
         'ema.teacher_buffer_after': lambda: average(0.99)[1],
