@@ -94,7 +94,7 @@ def cached_class_stats(
             # In the second one: another machine may have a disk of its own.
             try:
                 stats = _fresh(reader, path, threads)
-            except Exception as found:
+            except Exception as found:  # raised below, where nobody waits any more
                 error = found
         _raise_together(error, reader.name)
     assert stats is not None  # one of the turns was ours

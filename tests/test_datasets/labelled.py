@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -76,14 +74,3 @@ def write_image(path: Path, array: Any) -> None:
     """Write an image as stored: ids, or RGB."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(array)).save(path)
-
-
-def load_tool(script: str) -> ModuleType:
-    """A script of ``tools/dataset_converters`` as a module."""
-    path = Path(__file__).resolve().parents[2] / f'tools/dataset_converters/{script}.py'
-    spec = importlib.util.spec_from_file_location(f'{script}_tool', path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from mmseg_xmodal.datasets import LoadModalities, cached_class_stats, count_classes
 from mmseg_xmodal.datasets.class_stats import default_path
 from mmseg_xmodal.datasets.label_reader import LabelReader
 from mmseg_xmodal.registry import DATASETS
 from mmseg_xmodal.structures import ClassStats
+from tests.forked import in_two_processes
 
 from .labelled import MODALITIES, PIPELINE, build, config, write_labelled
 
@@ -224,44 +221,19 @@ def test_other_processes_wait_and_read(root, monkeypatch):
     assert calls == []
 
 
-def _in_a_process(rank: int, store: str, root: Path, path: str, said: Any) -> None:
-    """Count as one of two, and say how it ended."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        'gloo',
-        init_method=f'file://{store}',
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=20),
-    )
-    try:
+def _counted(tmp_path: Path, root: Path, path: str) -> list[str]:
+    """What counting gives in each of two processes."""
+
+    def work(rank: int) -> str:
         stats = cached_class_stats(build(root), path.format(rank=rank))
-        said.put((rank, str(stats.pixels.tolist())))
-    except Exception as error:
-        said.put((rank, f'{type(error).__name__}: {error}'))
+        return str(stats.pixels.tolist())
 
-
-def _in_two_processes(tmp_path: Path, root: Path, path: str) -> list[str]:
-    # Forked, as the workers of a data loader: no imports.
-    context = multiprocessing.get_context('fork')
-    said = context.Queue()
-    processes = [
-        context.Process(
-            target=_in_a_process, args=(r, str(tmp_path / 'store'), root, path, said)
-        )
-        for r in range(2)
-    ]
-    for process in processes:
-        process.start()
-    found = dict(said.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join(60)
-    return [found[0], found[1]]
+    return in_two_processes(tmp_path, work)
 
 
 def test_two_processes_get_the_same(root, tmp_path_factory):
     out = tmp_path_factory.mktemp('out')
-    found = _in_two_processes(out, root, str(out / 'stats.json'))
+    found = _counted(out, root, str(out / 'stats.json'))
     assert found == ['[96, 34, 10]'] * 2
 
 
@@ -272,7 +244,7 @@ def test_an_error_of_one_process_is_raised_by_all(root, tmp_path_factory, broken
     # A file lies where the folder of this process should.
     (out / f'at{broken}').write_text('')
     path = str(out / 'at{rank}' / 'stats.json')
-    found = _in_two_processes(out, root, path)
+    found = _counted(out, root, path)
     assert found[broken].startswith('ValueError: The class statistics cannot be writ')
     expected = rf'ValueError: .*process {broken} .*cannot be written to .*at{broken}'
     assert re.match(expected, found[1 - broken]), found

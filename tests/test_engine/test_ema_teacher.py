@@ -16,9 +16,8 @@ from torch import nn
 
 from mmseg_xmodal.engine import EMATeacherHook, RandomStateHook
 from mmseg_xmodal.models.adaptation.ema import ema_alpha, ema_update
+from tests.forked import in_two_processes
 from tests.test_models.adaptation_toys import AdaptToyImages, student_cfg, wrapper
-
-from .forked import in_two_processes
 
 MIX = dict(type='mmseg_xmodal.ClassMixSelfTraining')
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from mmseg_xmodal.engine import LabelFreeSelectionHook
 from mmseg_xmodal.engine.hooks import label_free_pass
 from mmseg_xmodal.evaluation.label_free import LabelFreeScores
+from tests.forked import in_two_processes
 from tests.test_models.adaptation_toys import CLASSES, student_cfg, wrapper
 
 from .adaptation_run import MIX, TargetImages, adaptation, images, log_text, resumed
-from .forked import in_two_processes
 
 HOOK = dict(type='mmseg_xmodal.LabelFreeSelectionHook')
 SCORES = ('entropy', 'infomax', 'agreement')

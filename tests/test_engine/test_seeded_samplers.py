@@ -23,8 +23,8 @@ from mmseg_xmodal.datasets.samplers import (
     seeded_rng,
 )
 from mmseg_xmodal.datasets.samplers.seeded import derive_seed
+from tests.forked import in_two_processes
 
-from .forked import in_two_processes
 from .toy import ToyDataset, loader
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,12 +11,9 @@ from mmseg_xmodal.models.converters import convert_official, recognise
 from mmseg_xmodal.models.converters.mobilenetv2 import MOBILENETV2
 from mmseg_xmodal.registry import MODELS
 from tests.integration.helpers import ROOT
+from tests.tool_scripts import load_tool
 
-_SPEC = importlib.util.spec_from_file_location(
-    'convert', ROOT / 'tools/model_converters/convert.py'
-)
-CONVERT = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(CONVERT)
+CONVERT = load_tool('model_converters/convert')
 
 # Expansion, width, blocks and first stride of each layer: the table of the paper.
 LAYERS = (

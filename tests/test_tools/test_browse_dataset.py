@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import cv2
 import pytest
 
-from tests.integration.helpers import ROOT, write_config
-
-TOOL = ROOT / 'tools/browse_dataset.py'
+from tests.integration.helpers import write_config
+from tests.tool_scripts import load_tool
 
 
 @pytest.fixture(scope='module')
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('browse_dataset', TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('browse_dataset')
 
 
 def written(folder: Path) -> dict[str, bytes]:

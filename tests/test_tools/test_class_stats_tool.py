@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from mmseg_xmodal.structures import ClassStats
 from tests.test_datasets.labelled import config, write_labelled
+from tests.tool_scripts import load_tool
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/class_stats.py'
 SAMPLES = [{0: 30, 1: 10}, {0: 20}]
@@ -19,12 +19,7 @@ SAMPLES = [{0: 30, 1: 10}, {0: 20}]
 
 @pytest.fixture(scope='module')
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('class_stats_tool', TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('class_stats')
 
 
 @pytest.fixture

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-DEMO = Path(__file__).resolve().parents[2] / 'tools/demo/run.py'
+from tests.tool_scripts import load_tool
 
 
 @pytest.fixture(scope='module')
 def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('demo_run', DEMO)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('demo/run')
 
 
 def test_panels_of_earlier_runs_are_not_reported(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_datasets.labelled import load_tool, write_image
+from tests.test_datasets.labelled import write_image
 from tests.test_datasets.test_driving import IMAGE, build, labels_of
+from tests.tool_scripts import load_tool
 
 SIZE = (4, 6)
 # Road, rider, bicycle, licence plate, unlabelled, ego vehicle.
@@ -38,7 +39,7 @@ def write_gta(root: Path, count: int = 2) -> None:
 
 def test_gta5(tmp_path, capsys):
     write_gta(tmp_path)
-    tool = load_tool('gta5')
+    tool = load_tool('dataset_converters/gta5')
     assert tool.main([str(tmp_path), '--workers', '2']) == 0
     assert '2 files written, 0 were there' in capsys.readouterr().out
     assert read(tmp_path / 'labels/00002_labelTrainIds.png') == TRAIN_IDS
@@ -57,7 +58,7 @@ def test_gta5(tmp_path, capsys):
 
 
 def test_all_pairs_of_ids():
-    load_tool('gta5')
+    load_tool('dataset_converters/gta5')
     import train_ids
 
     assert list(train_ids.CITYSCAPES.values()) == list(range(19))
@@ -86,14 +87,14 @@ def test_synthia(tmp_path):
     (tmp_path / 'GT/LABELS').mkdir(parents=True)
     path = tmp_path / 'GT/LABELS/0000000.png'
     assert cv2.imwrite(str(path), labels)
-    assert load_tool('synthia').main([str(tmp_path)]) == 0
+    assert load_tool('dataset_converters/synthia').main([str(tmp_path)]) == 0
     assert labels_of(build('SYNTHIA', tmp_path)[0]) == [0, 10, 18, 255, 255, 255]
 
 
 def test_synthia_refuses_coloured_labels(tmp_path, capsys):
     write_image(tmp_path / 'RGB/0.png', IMAGE)
     write_image(tmp_path / 'GT/LABELS/0.png', IMAGE)
-    assert load_tool('synthia').main([str(tmp_path)]) == 1
+    assert load_tool('dataset_converters/synthia').main([str(tmp_path)]) == 1
     assert 'GT/LABELS/0.png holds uint8 (4, 6, 3)' in capsys.readouterr().err
 
 
@@ -103,7 +104,7 @@ def test_cityscapes(tmp_path):
         write_image(tmp_path / f'leftImg8bit/{end}_leftImg8bit.png', IMAGE)
         for kind in ('labelIds', 'instanceIds'):
             write_image(tmp_path / f'gtFine/{end}_gtFine_{kind}.png', IDS)
-    assert load_tool('cityscapes').main([str(tmp_path)]) == 0
+    assert load_tool('dataset_converters/cityscapes').main([str(tmp_path)]) == 0
     for split in ('train', 'val'):
         dataset = build('CityscapesXModal', tmp_path, split=split)
         assert labels_of(dataset[0]) == TRAIN_IDS
@@ -125,7 +126,7 @@ def test_packages_that_bring_train_ids(tool, name, labelled, bare, tmp_path, cap
             write_image(tmp_path / f'rgb_anon/{end}_rgb_anon.png', IMAGE)
     start = tmp_path / f'gt/{labelled}/GOPR1/GOPR1_frame_'
     write_image(Path(f'{start}1_gt_labelTrainIds.png'), np.full(SIZE, 3, np.uint8))
-    converter = load_tool(tool)
+    converter = load_tool(f'dataset_converters/{tool}')
     assert converter.main([str(tmp_path)]) == 1
     assert f'{start}2_gt_labelIds.png' in capsys.readouterr().err
     write_image(Path(f'{start}2_gt_labelIds.png'), IDS)
@@ -136,7 +137,7 @@ def test_packages_that_bring_train_ids(tool, name, labelled, bare, tmp_path, cap
 
 
 def test_what_is_missing_is_listed(tmp_path, capsys):
-    tool = load_tool('gta5')
+    tool = load_tool('dataset_converters/gta5')
     assert tool.main([str(tmp_path)]) == 1
     assert '0 images *.png' in capsys.readouterr().err
     write_gta(tmp_path)
@@ -153,7 +154,7 @@ def test_what_is_missing_is_listed(tmp_path, capsys):
 def test_labels_of_another_size_are_left_out(tmp_path, capsys):
     write_gta(tmp_path, 3)
     write_palette(tmp_path / 'labels/00002.png', IDS[:2])
-    assert load_tool('gta5').main([str(tmp_path)]) == 1
+    assert load_tool('dataset_converters/gta5').main([str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert '1 label files have another size' in said
     assert '00002' in said

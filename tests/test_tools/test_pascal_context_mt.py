@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from tests.test_datasets.labelled import build_named, load_tool, write_image
+from tests.test_datasets.labelled import build_named, write_image
+from tests.tool_scripts import load_tool
 
 NAME = 'PASCALContextMTDataset'
 SIZE = (4, 6)
@@ -22,7 +23,7 @@ GREY = np.full((*SIZE, 3), 90, np.uint8)
 
 @pytest.fixture(scope='module')
 def tool() -> ModuleType:
-    return load_tool('pascal_context_mt')
+    return load_tool('dataset_converters/pascal_context_mt')
 
 
 def mask(rows: slice, columns: slice) -> np.ndarray:
