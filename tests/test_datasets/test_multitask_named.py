@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from mmseg_xmodal.registry import DATASETS
+from tests.tool_scripts import load_tool
 
-from .labelled import build_named, load_tool, write_image
+from .labelled import build_named, write_image
 
 SIZE = (4, 6)
 GREY = np.full((*SIZE, 3), 90, np.uint8)
@@ -160,7 +161,7 @@ def test_coco_things_are_the_first_classes():
 
 
 def convert(root: Path, *more: str) -> int:
-    return load_tool('cityscapes_boxes').main([str(root), *more])
+    return load_tool('dataset_converters/cityscapes_boxes').main([str(root), *more])
 
 
 def write_cityscapes(root: Path, split: str = 'train') -> None:
