@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
+from tests import plain_configs  # noqa: F401
 from tests.synthetic import make_rgbd
 
 torch.set_num_threads(1)

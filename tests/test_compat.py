@@ -3,14 +3,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
 from mmseg_xmodal import compat
+from tests import python_process
 
 
 @pytest.fixture(autouse=True)
@@ -94,5 +93,5 @@ def test_a_fresh_process_loads_a_checkpoint(tmp_path):
         'import torch, mmseg_xmodal.registry\n'
         f'print(torch.load({str(path)!r}, weights_only=True)["loss"].mean())'
     )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    done = python_process.run('-c', code)
     assert done.stdout.strip().endswith('2.0'), done.stderr[-2000:]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+
+from tests import python_process
 
 # A node, and a type that it must find from mmseg's registry of the same name.
 NODES = {
@@ -42,7 +41,7 @@ init_default_scope('mmseg')
 found = {node}.get('mmseg_xmodal.{NODES[node]}')
 assert found is not None and found.__module__.startswith('mmseg_xmodal.'), found
 """
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    done = python_process.run('-c', code)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

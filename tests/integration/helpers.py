@@ -10,21 +10,17 @@ from typing import Any
 
 import mmseg
 
+from tests import python_process
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / 'tests' / 'configs' / 'cmx_tiny.py'
 TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
 TIMEOUT = 900  # seconds; an ordinary run takes about eight on an idle machine
 
 
-def environment(encoders: bool = False) -> dict[str, str]:
-    """One thread a process, and a folder-independent import of the tests.
-
-    Args:
-        encoders: Whether ``transformers`` may be imported; it takes seconds.
-    """
+def environment() -> dict[str, str]:
+    """One thread a process, and a folder-independent import of the tests."""
     paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
-    if not encoders:
-        paths.insert(0, str(Path(__file__).parent / 'without_transformers'))
     return dict(
         os.environ,
         OMP_NUM_THREADS='1',
@@ -78,7 +74,8 @@ def run_tool(
         name: Name of the tool.
         args: Its command line.
         killed: The process is expected to die of SIGKILL.
-        encoders: See :func:`environment`.
+        encoders: Whether ``transformers`` may be imported: the process is then
+            started anew, which takes seconds.
 
     Returns:
         What it printed.
@@ -88,15 +85,18 @@ def run_tool(
 
 def run_python(*args: object, killed: bool = False, encoders: bool = False) -> str:
     """Run this Python, and check how it ended."""
-    done = subprocess.run(
-        [sys.executable, *map(str, args)],
-        env=environment(encoders),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
+    if encoders:
+        done = subprocess.run(
+            [sys.executable, *map(str, args)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    else:
+        done = python_process.run(*args, env=environment(), timeout=TIMEOUT, join=True)
     expected = -9 if killed else 0
     assert done.returncode == expected, f'{done.returncode}:\n{done.stdout[-6000:]}'
     return done.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+
+from tests import python_process
 
 from .helpers import ROOT, TIMEOUT, environment, write_config
 from .test_resume import RANDOM_STATE, SCHEDULE, assert_same_training_state
@@ -34,31 +34,26 @@ RANDOM: dict[str, Any] = dict(randomness=dict(seed=0, diff_rank_seed=True), **SC
 def _train(tmp_path: Path, *configs: Path, killed: bool = False) -> None:
     """Train the configs one after the other in one pair of processes."""
     store = tmp_path / f'store_{configs[0].stem}'
-    command = [sys.executable, '-m', 'tests.integration.gloo_launcher']
-    outputs = [
-        (tmp_path / f'{configs[0].stem}_{rank}.txt').open('w+') for rank in (0, 1)
-    ]
+    launcher = ('-m', 'tests.integration.gloo_launcher')
+    outputs = [tmp_path / f'{configs[0].stem}_{rank}.txt' for rank in (0, 1)]
     processes = [
-        subprocess.Popen(
-            [*command, str(rank), '2', str(store), *map(str, configs)],
+        python_process.start(
+            *(*launcher, rank, 2, store, *configs),
             env=environment(),
             cwd=ROOT,
             stdout=outputs[rank],
-            stderr=subprocess.STDOUT,
         )
         for rank in (0, 1)
     ]
     try:
-        codes = [process.wait(timeout=TIMEOUT) for process in processes]
+        for process in processes:
+            process.join(TIMEOUT)
+        codes = [process.exitcode for process in processes]
     finally:
         for process in processes:
             process.kill()
-    texts = []
-    for output in outputs:
-        output.seek(0)
-        texts.append(output.read()[-4000:])
-        output.close()
-    assert codes == ([-9, -9] if killed else [0, 0]), '\n'.join(texts)
+    texts = '\n'.join(output.read_text()[-4000:] for output in outputs)
+    assert codes == ([-9, -9] if killed else [0, 0]), texts
 
 
 def _reports(work_dir: Path) -> list[dict]:

@@ -7,14 +7,12 @@ Two networks make an ensemble, ``test.py`` writes its labels of unlabelled image
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 
 from .conftest import Trained
-from .helpers import ROOT, environment, run_tool, write_config
+from .helpers import ROOT, run_python, run_tool, write_config
 
 ENSEMBLE = """
 model = dict(
@@ -86,7 +84,7 @@ def test_ensemble_labels_and_self_training(
     joined = tmp_path / 'joined.pth'
     tool = ROOT / 'tools/model_converters/ensemble.py'
     files = [str(trained.checkpoint)] * 2 + [str(joined)]
-    subprocess.run([sys.executable, str(tool), *files], env=environment(), check=True)
+    run_python(tool, *files)
 
     base = write_config(
         tmp_path, 'plain', rgbd_root, train_cfg=dict(max_iters=3, val_interval=3)

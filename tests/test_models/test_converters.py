@@ -7,9 +7,8 @@ import pickle
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -26,6 +25,7 @@ from mmseg_xmodal.models.converters import (
 from mmseg_xmodal.models.converters.cmx import CMX
 from mmseg_xmodal.models.converters.daformer import daformer_head_config
 from mmseg_xmodal.registry import MODELS
+from tests import python_process
 from tests.parity.fill import fill_state
 
 ROOT = Path(__file__).parents[2]
@@ -38,14 +38,8 @@ def official() -> dict:
     return fill_state(SHAPES)
 
 
-def _tool(*args: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, 'tools/model_converters/convert.py', *map(str, args)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | dict(PYTHONPATH=str(ROOT)),
-    )
+def _tool(*args: object) -> CompletedProcess[str]:
+    return python_process.run('tools/model_converters/convert.py', *args, cwd=ROOT)
 
 
 def _mit(official: dict) -> dict:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from mmseg.registry import MODELS as MMSEG_MODELS
 from torch.nn import functional as F
 
 from mmseg_xmodal.models import XModalTTAModel
+from tests import python_process
 from tests.integration.helpers import ROOT
 
 from .adaptation_toys import CLASSES, SIZE, batch, head, student_cfg, wrapper
@@ -110,9 +109,7 @@ def test_the_tool_joins_plain_and_adapted_checkpoints(tmp_path: Path) -> None:
     plain = MMSEG_MODELS.build(student_cfg())
     torch.save(plain.state_dict(), tmp_path / 'b.pth')
     files = [str(tmp_path / name) for name in ('a.pth', 'b.pth', 'out.pth')]
-    done = subprocess.run(
-        [sys.executable, str(TOOL), *files], capture_output=True, text=True
-    )
+    done = python_process.run(TOOL, *files)
     assert done.returncode == 0, done.stderr
     model = build([student_cfg()] * 2)
     state = torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']
@@ -121,13 +118,10 @@ def test_the_tool_joins_plain_and_adapted_checkpoints(tmp_path: Path) -> None:
         for key, value in own.state_dict().items():
             assert torch.equal(value, other.state_dict()[key]), key
 
-    wrong = [sys.executable, str(TOOL), '--network', 'teacher', *files[1:]]
-    done = subprocess.run(wrong, capture_output=True, text=True)
+    done = python_process.run(TOOL, '--network', 'teacher', *files[1:])
     assert done.returncode == 1
     assert "b.pth: network='teacher' and a state with the parts" in done.stderr
-    done = subprocess.run(
-        [sys.executable, str(TOOL), files[0], files[0]], capture_output=True, text=True
-    )
+    done = python_process.run(TOOL, files[0], files[0])
     assert done.returncode == 2
     assert 'name another file to write' in done.stderr
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from mmseg_xmodal.structures import ClassStats
+from tests import python_process
 from tests.test_datasets.labelled import config, write_labelled
 from tests.tool_scripts import load_tool
 
@@ -45,13 +44,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def test_command_line(cfg, tmp_path):
     out = tmp_path / 'stats.json'
-    done = subprocess.run(
-        [sys.executable, str(TOOL), str(cfg), '--out', str(out)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-    )
+    done = python_process.run(TOOL, cfg, '--out', out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = rows(done.stdout)
     assert found['class'][2:] == [

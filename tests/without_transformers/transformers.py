@@ -5,4 +5,4 @@ that it imports: four of the seven seconds that a process takes to start. Machin
 without the extra [encoders] are like this.
 """
 
-raise ImportError('transformers is hidden, see tests/integration/without_transformers')
+raise ImportError('transformers is hidden, see tests/without_transformers')
