@@ -17,6 +17,7 @@ from mmseg.structures import SegDataSample
 
 from mmseg_xmodal.models.decode_heads import MMDetHead
 from mmseg_xmodal.models.decode_heads.mmdet_head import import_mmdet
+from mmseg_xmodal.models.layers import rank_presence
 from mmseg_xmodal.models.layers.heatmap import gaussian_radius
 from mmseg_xmodal.registry import MODELS
 
@@ -133,6 +134,12 @@ def test_pictures_without_boxes() -> None:
         loss.backward()
         assert torch.isfinite(loss)
         assert all(p.grad is not None for p in head.parameters())
+
+
+@pytest.mark.usefixtures('_mmdet')
+def test_heads_that_wait_for_all_ranks_are_known() -> None:
+    found = {name: rank_presence._waiting(_head(name)) for name in HEADS}
+    assert found == dict(fcos={'FCOSHead'}, retina=set(), centernet=set())
 
 
 @pytest.mark.usefixtures('_mmdet')

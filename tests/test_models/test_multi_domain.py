@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_xmodal.models import one_domain_state_dict
-from mmseg_xmodal.models.layers import norm_presence
+from mmseg_xmodal.models.layers import rank_presence
 from mmseg_xmodal.models.layers.domain_norm import DomainNorm, give_domain_norms
 from mmseg_xmodal.models.layers.photometric import Photometric
 from mmseg_xmodal.models.segmentors import multi_domain_route, multi_domain_state
@@ -223,18 +223,18 @@ def test_labels_must_fit_the_head() -> None:
 
 
 def test_ranks_must_agree_where_norms_wait_for_all(monkeypatch) -> None:
-    monkeypatch.setattr(norm_presence, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(rank_presence, 'get_world_size', lambda: 2)
     other = torch.zeros(1)  # the other rank has no night
 
     def all_reduce(x: Tensor, op: str) -> None:
         assert op == 'max'
         x.copy_(torch.maximum(x, torch.cat([other, -other])))
 
-    monkeypatch.setattr(norm_presence, 'all_reduce', all_reduce)
+    monkeypatch.setattr(rank_presence, 'all_reduce', all_reduce)
     modules = dict(day=[nn.BatchNorm2d(2)], night=[nn.Sequential(nn.SyncBatchNorm(2))])
 
     def check(own: dict, places: dict) -> None:
-        norm_presence.check_presence(own, places, torch.device('cpu'), 'Samples of')
+        rank_presence.check_presence(own, places, torch.device('cpu'), 'Samples of')
 
     check(modules, dict(day=[0]))
     check(dict(day=modules['day']), dict(day=[0]))

@@ -53,7 +53,8 @@ class MMDetHead(TaskHead):
     mmdet's.
 
     Under DDP, losses of mmdet that count positives over all ranks (FCOS, ATSS and
-    others) wait for every rank: each batch of each rank then needs a sample with boxes.
+    others) wait for every rank: a batch in which some ranks only have samples with
+    boxes stops with an error.
 
     Args:
         head: Config of the head, as mmdet's detectors have it in ``bbox_head``.

@@ -14,8 +14,8 @@ from mmseg_xmodal.registry import MODELS
 
 from ..layers.batch_pick import pick
 from ..layers.domain_norm import domain_norms, give_domain_norms, norms_of
-from ..layers.norm_presence import check_presence
 from ..layers.pixel_weights import needs_no_weights
+from ..layers.rank_presence import check_presence
 from ..layers.task_batch import connected_zero
 from . import multi_domain_build as parts
 from . import multi_domain_route as route

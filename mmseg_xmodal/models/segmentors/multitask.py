@@ -19,8 +19,8 @@ from mmseg_xmodal.registry import MODELS
 from ..interactions.base import Exchanged
 from ..layers.batch_pick import pick
 from ..layers.gradient_gate import GradientGate
-from ..layers.norm_presence import check_presence
 from ..layers.norm_statistics import read_statistics
+from ..layers.rank_presence import check_presence
 from ..layers.task_batch import TaskBatch, connected_zero
 from . import multitask_losses as parts
 from .multitask_build import build_task_head, choose_tasks
@@ -151,7 +151,7 @@ class MultiTaskEncoderDecoder(EncoderDecoder):
 
         Raises:
             ValueError: If ``task_valid`` of a sample names an unknown task, or a task
-                with SyncBatchNorm has labels on some ranks only.
+                with modules that wait for all ranks has labels on some only.
         """
         parts.check_task_valid(data_samples, self.known_tasks)
         labelled = self._labelled(data_samples, inputs.device)
