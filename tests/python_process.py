@@ -117,6 +117,7 @@ def _main(
     own = str(Path(first).resolve().parent) if first not in ('-c', '-m') else cwd
     sys.path[:] = [
         own,
+        str(WITHOUT_TRANSFORMERS),
         *filter(None, environment.get('PYTHONPATH', '').split(os.pathsep)),
         *sys.path,
     ]
