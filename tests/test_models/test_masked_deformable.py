@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmseg_xmodal.models.layers import masked_deformable
 from mmseg_xmodal.models.layers.masked_deformable import DeformableAttention
 
 from .helpers import rand, randomise
@@ -130,3 +131,29 @@ def test_the_points_find_a_shifted_partner():
     after = neck(stack(levels, full))[0]
     moved = (after - before).abs().sum((0, 1)) > 1e-4
     assert moved.nonzero().tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize('seen', [None, 'ones'])
+def test_without_holes_the_share_of_a_point_is_what_lies_in_the_map(seen, monkeypatch):
+    """The short way gives what counting cells gives, and its gradients."""
+    attention, (x, places, source, mask), sizes = _deformable()
+    attention.sampling_offsets.weight.data.mul_(2)  # some points outside
+    ones = torch.ones_like(mask)
+    short, counted = [], []
+    for found, given in ((short, None if seen is None else ones), (counted, ones)):
+        with monkeypatch.context() as patch:
+            if found is counted:
+                patch.setattr(masked_deformable, '_all_seen', lambda _: False)
+            leaf = x.clone().requires_grad_()
+            out, (locations, weights) = attention(leaf, places, source, given, sizes)
+            out.square().sum().backward()
+            found += [out.detach(), weights.detach(), leaf.grad]
+    outside = (locations < 0) | (locations > 1)
+    assert 0.1 < outside.float().mean() < 0.9
+    for a, b in zip(short, counted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_holes_are_seen_though_it_costs_a_look():
+    assert masked_deformable._all_seen(torch.ones(1, 3))
+    assert not masked_deformable._all_seen(torch.tensor([[1.0, 0.0, 1.0]]))

@@ -152,6 +152,7 @@ def test_keys_are_means_of_windows_over_what_is_valid(side, validity):
     assert keys.shape[1] == 2 * small[0] * small[1]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('validity', [True, False])
 def test_keys_have_a_deterministic_gradient_on_a_gpu(validity):

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .capture import is_captured
+
 # Scores of one part: 1 MB of float32 is the best between 0.25 and 50 MB on an x86
 # server core (half the time of the whole).
 _ELEMENTS = 1 << 18
@@ -26,11 +28,6 @@ _ELEMENTS = 1 << 18
 # channel of a head, and computed again for longer lines: kept ones are no larger than
 # so many feature maps.
 _KEEP = 12
-
-
-def is_captured() -> bool:
-    """Whether a graph is being captured: plain operations are wanted then."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _parts(other: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .decayed_attention import decayed_attention, is_captured
+from .capture import is_captured
+from .decayed_attention import decayed_attention
 from .depthwise import depthwise_5x5
 from .slices import is_plain
 from .tokens import to_map, to_tokens

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from mmseg_xmodal.ops import multi_scale_deformable_attention
 
+from .capture import is_captured
+
 Sizes = Sequence[tuple[int, int]]
 
 # A share of a cell this small comes from the rounding of coordinates.
@@ -62,7 +64,12 @@ class DeformableAttention(nn.Module):
             self.sampling_offsets.bias.copy_(offsets.flatten())
 
     def forward(
-        self, x: Tensor, places: Tensor, source: Tensor, seen: Tensor, sizes: Sizes
+        self,
+        x: Tensor,
+        places: Tensor,
+        source: Tensor,
+        seen: Tensor | None,
+        sizes: Sizes,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the attended tokens, and where was sampled with which weights.
 
@@ -70,7 +77,7 @@ class DeformableAttention(nn.Module):
             x: Queries.
             places: Where each query is, (x, y) as shares of width and height.
             source: The cells of all maps, one map after the other.
-            seen: 1 where a cell is valid, else 0; in single precision.
+            seen: 1 where a cell is valid, else 0; in single precision. None: all are.
             sizes: Height and width of each map.
 
         Shape:
@@ -80,9 +87,13 @@ class DeformableAttention(nn.Module):
             - seen: (B, S)
             - output: (B, Q, E)
         """
-        value = torch.where(seen[..., None] > 0, self.value_proj(source), 0)
+        value = self.value_proj(source)
         locations, logits = self._points(x, places, sizes)
-        shares = self._shares(seen, locations, sizes)
+        if seen is None or _all_seen(seen):
+            shares = _shares_inside(locations, sizes)
+        else:
+            value = torch.where(seen[..., None] > 0, value, 0)
+            shares = self._shares(seen, locations, sizes)
         sampled = locations, _masked_weights(logits, shares)
         out = multi_scale_deformable_attention(
             value.unflatten(2, (self.heads, -1)), list(sizes), *sampled
@@ -106,10 +117,13 @@ class DeformableAttention(nn.Module):
     def _points(self, x: Tensor, places: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
         """Locations (B, Q, H, M, P, 2) and logits (B, Q, H, M, P), in float32."""
         shape = (self.heads, self.maps, self.points)
-        offsets = self.sampling_offsets(x).float().unflatten(2, (*shape, 2))
-        extent = places.new_tensor([(w, h) for h, w in sizes])
-        locations = places[:, None, None, None] + offsets / extent[:, None]
-        return locations, self.attention_weights(x).float().unflatten(2, shape)
+        offsets = self.sampling_offsets(x).float().unflatten(2, (self.heads, -1))
+        steps = offsets / _extents(sizes, self.points, places)
+        locations = places.repeat(1, self.maps * self.points).unsqueeze(1) + steps
+        return (
+            locations.unflatten(3, (*shape[1:], 2)),
+            self.attention_weights(x).float().unflatten(2, shape),
+        )
 
     def _shares(self, seen: Tensor, locations: Tensor, sizes: Sizes) -> Tensor:
         """How much of the four cells around each point is seen, (B, Q, H, M, P).
@@ -124,6 +138,32 @@ class DeformableAttention(nn.Module):
         weight = torch.ones_like(asked[..., 0])
         shares = multi_scale_deformable_attention(value, list(sizes), asked, weight)
         return shares.unflatten(1, points.shape[1:4]).transpose(3, 4)
+
+
+def _all_seen(seen: Tensor) -> bool:
+    """Whether it is known that no cell is hidden; a GPU would have to be waited for."""
+    return seen.device.type == 'cpu' and not is_captured() and bool(seen.all())
+
+
+def _extents(sizes: Sizes, points: int, like: Tensor) -> Tensor:
+    """Width and height of the map of each of its points, (M * P * 2).
+
+    Along with (x, y) of all points: a CPU is slow with short runs of numbers.
+    """
+    return like.new_tensor([side for h, w in sizes for side in (w, h) * points])
+
+
+def _shares_inside(locations: Tensor, sizes: Sizes) -> Tensor:
+    """How much of the four cells around each point lies in the map.
+
+    Shape:
+        - locations: (B, Q, H, M, P, 2)
+        - output: (B, Q, H, M, P)
+    """
+    extent = _extents(sizes, locations.shape[4], locations)
+    pixel = locations.flatten(3) * extent - 0.5
+    share = torch.minimum(pixel + 1, extent - pixel).clamp(0, 1).view_as(locations)
+    return share[..., 0] * share[..., 1]
 
 
 def _masked_weights(logits: Tensor, shares: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .capture import is_captured
 from .tokens import to_map, to_tokens
 
 _BASES = ('fixed', 'random')
@@ -114,7 +115,7 @@ class NMF(nn.Module):
                 start = self._draw(len(x), x.device, self.generator)
             start = start.to(x).expand(len(x), -1, -1)
             steps = self.train_steps if self.training else self.eval_steps
-            if x.requires_grad and torch.is_grad_enabled() and not _is_captured():
+            if x.requires_grad and torch.is_grad_enabled() and not is_captured():
                 return _Factorise.apply(x, start, steps)
             coefs, bases, _, _ = _factorise(x, start, steps)
             return coefs[-1], bases[-1]
@@ -123,11 +124,6 @@ class NMF(nn.Module):
         """Return the product of the factors, a map of rank ``rank``."""
         coef, bases = self.factors(to_tokens(x))
         return to_map(coef @ bases.transpose(1, 2), (x.shape[2], x.shape[3]))
-
-
-def _is_captured() -> bool:
-    """Whether a graph is being recorded."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def _factorise(x: Tensor, start: Tensor, steps: int) -> tuple[list[Tensor], ...]:

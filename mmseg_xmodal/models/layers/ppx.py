@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from .capture import is_captured
 from .drop_path import DropPath
 from .resize_linear import is_foldable, pointwise
 from .slices import inference_slices, is_plain
@@ -88,7 +89,7 @@ def add_mean_pools(x: Tensor) -> Tensor:
         - x: (B, C, H, W)
         - output: as ``x``
     """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if is_captured():
         # A captured graph must serve other sizes too: keep torch's own pools.
         pools = [
             F.avg_pool2d(x, w, 1, w // 2, count_include_pad=False) for w in _WINDOWS
@@ -192,7 +193,7 @@ def _slices(x: Tensor, hidden: int) -> list[slice]:
     at every use (the largest threshold of glibc), page by page.
     """
     places = x[:, 0].numel()
-    plain = not (torch.is_autocast_enabled('cpu') or torch.compiler.is_compiling())
+    plain = not (torch.is_autocast_enabled('cpu') or is_captured())
     on_cpu = x.device.type == 'cpu' and x.dtype == torch.float32
     if not torch.is_grad_enabled() or not plain or not on_cpu:
         return inference_slices(x, hidden, places)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .capture import is_captured
+
 # About 5 MB of float32: found best between 2 and 20 MB on an x86 server core, with
 # little difference from 3 to 8.
 _ELEMENTS = 5 << 18
@@ -57,8 +59,7 @@ def _can_slice(like: Tensor) -> bool:
         like.device.type != 'cpu'
         or like.dtype not in (torch.float32, torch.float64)
         or torch.is_autocast_enabled('cpu')
-        or torch.jit.is_tracing()
-        or torch.compiler.is_compiling()
+        or is_captured()
     )
 
 

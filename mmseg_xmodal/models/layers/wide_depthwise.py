@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .capture import is_captured
+
 _COLUMNS = 3
 
 
@@ -53,8 +55,7 @@ def _is_cheaper(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled('cpu')
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
+        and not is_captured()
     )
 
 

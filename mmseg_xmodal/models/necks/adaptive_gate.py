@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmseg_xmodal.ops import modality_attention
 from mmseg_xmodal.registry import MODELS
 
+from ..layers.capture import is_captured
 from ..layers.initialisation import segformer_init
 from ..layers.map_probe import MapProbe, ShownMap
 from ..layers.stacked_levels import check_counts
@@ -80,7 +81,8 @@ class GateLevel(nn.Module):
         if self.training:
             return self._dense(tokens, normed, gates), gates
         gates = self.shut(gates)
-        if _needs_fixed_shapes() or torch.is_grad_enabled():
+        # While a graph is captured, the number of open gates is not known.
+        if is_captured() or torch.is_grad_enabled():
             return self._dense(tokens, normed, gates), gates
         return self._sparse(tokens, normed, gates), gates
 
@@ -139,11 +141,6 @@ class GateLevel(nn.Module):
                 part = own[index] + mlp(projected[index]).to(out.dtype)
                 out.index_add_(0, index, gate[index] * part)
         return out.view_as(tokens[0])
-
-
-def _needs_fixed_shapes() -> bool:
-    """While a graph is captured, the number of open gates is not known."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 @MODELS.register_module()
@@ -220,7 +217,7 @@ class AdaptiveGateNeck(StackedNeck):
             outs.append(to_map(fused, size))
             gate_maps.append(to_map(gates.detach(), size))
         # Of an earlier pass they would mislead; a compiled pass keeps none.
-        self.last_gates = [] if _needs_fixed_shapes() else gate_maps
+        self.last_gates = [] if is_captured() else gate_maps
         if self.probe.is_watched:
             self.probe(
                 [

@@ -68,7 +68,7 @@ class DeformableBlock(nn.Module):
         position: Tensor,
         places: Tensor,
         source: Tensor,
-        seen: Tensor,
+        seen: Tensor | None,
         sizes: Sizes,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, Q, E) to (B, Q, E); arguments as in :class:`DeformableAttention`."""
@@ -198,30 +198,31 @@ class DeformableFusionNeck(StackedNeck):
 
     def _source(
         self, levels: list[tuple[list[Tensor], list[Tensor] | None]]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Cells of all levels, stream by stream, (B, S, E), and validity (B, S)."""
         cells, flags = [], []
         for n in range(self.num_streams):
             for i, (feats, valid) in enumerate(levels):
                 tokens = self.value_in[i](to_tokens(feats[n]))
                 cells.append(tokens + (self.level[i] + self.stream[n]).to(tokens.dtype))
-                flags.append(
-                    tokens.new_ones(tokens.shape[:2], dtype=torch.float32)
-                    if valid is None
-                    else (valid[n].flatten(1) > 0).float()
-                )
-        return self.value_norm(torch.cat(cells, 1)), torch.cat(flags, 1)
+                if valid is not None:
+                    flags.append((valid[n].flatten(1) > 0).float())
+        seen = torch.cat(flags, 1) if flags else None
+        return self.value_norm(torch.cat(cells, 1)), seen
 
     @torch.no_grad()
     def _maps(
         self,
         attn: DeformableAttention,
-        seen: Tensor,
+        seen: Tensor | None,
         sampled: tuple[Tensor, Tensor],
         sizes: list[tuple[int, int]],
     ) -> list[ShownMap]:
         """The share of its attention that each place gives to each stream."""
         all_sizes = sizes * self.num_streams
+        if seen is None:
+            cells = sum(h * w for h, w in all_sizes)
+            seen = sampled[0].new_ones(len(sampled[0]), cells)
         own = torch.arange(seen.shape[1], device=seen.device)
         own = own // (seen.shape[1] // self.num_streams)
         reach = torch.cat(

@@ -1,4 +1,8 @@
-"""Where a sample lies between the places of a level, and how much each weighs."""
+"""Where a sample lies between the places of a level, and how much each weighs.
+
+Four corners of a sample are the products of two pairs: left and right, top and bottom.
+What can be said of a pair is computed once for it, as most of the time goes into this.
+"""
 
 from __future__ import annotations
 
@@ -11,63 +15,122 @@ from torch import Tensor
 LevelShapes = Sequence[tuple[int, int]]
 
 
-class Corners(NamedTuple):
-    """The four corners of samples on one level.
+class Axis(NamedTuple):
+    """The two neighbours of each sample along one axis, all (n, K).
 
     Shape:
-        - entry: (n, H, P, 4), rows of the value table; corners (0, 0), (0, 1), (1, 0),
-          (1, 1) in (y, x)
-        - weight: (n, H, P, 4), bilinear, 0 outside of the map
-        - dx: (n, H, P, 4), derivative of ``weight`` by x in pixels
-        - dy: (n, H, P, 4), likewise by y
+        - first: (n, K), the first neighbour, from -1, where there is none, to the last
+        - places: (n, K) each, the neighbours; at the border where there is none
+        - exists: (n, K) each, 1 or 0
+        - weights: (n, K) each, linear; 0 where there is no neighbour
+    """
+
+    first: Tensor
+    places: tuple[Tensor, Tensor]
+    exists: tuple[Tensor, Tensor]
+    weights: tuple[Tensor, Tensor]
+
+    def mean(self, first: Tensor, second: Tensor) -> Tensor:
+        """Interpolate."""
+        return torch.addcmul(self.weights[0] * first, self.weights[1], second)
+
+    def slope(self, first: Tensor, second: Tensor) -> Tensor:
+        """Derivative of :meth:`mean` by the position."""
+        return self.exists[1] * second - self.exists[0] * first
+
+
+class Corners(NamedTuple):
+    """The four corners of K samples in each of n rows.
+
+    Shape:
+        - entry: (n, 4, K), rows of the value table; corners (top, left), (top, right),
+          (bottom, left), (bottom, right)
     """
 
     entry: Tensor
-    weight: Tensor
-    dx: Tensor
-    dy: Tensor
+    x: Axis
+    y: Axis
+
+    def weights(self, factor: Tensor, dim: int = 1) -> Tensor:
+        """Bilinear weights times ``factor`` (n, K), the four corners along ``dim``."""
+        down = [weight * factor for weight in self.y.weights]
+        return torch.stack([j * i for j in down for i in self.x.weights], dim)
+
+    def cells(self, width: int, dtype: torch.dtype) -> Tensor:
+        """Number of the cell between the corners, of (height + 1) x (width + 1)."""
+        row, column = self.y.first.to(dtype) + 1, self.x.first.to(dtype) + 1
+        return row * (width + 1) + column
+
+    def gradients(self, dots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives of the interpolated ``dots`` (n, 4, K) of the corners.
+
+        Returns:
+            By a factor of the sample, by x and by y in pixels, (n, K) each.
+        """
+        top_left, top_right, bottom_left, bottom_right = dots.unbind(1)
+        left = self.y.mean(top_left, bottom_left)
+        right = self.y.mean(top_right, bottom_right)
+        top = self.x.mean(top_left, top_right)
+        bottom = self.x.mean(bottom_left, bottom_right)
+        return (
+            self.x.mean(left, right),
+            self.x.slope(left, right),
+            self.y.slope(top, bottom),
+        )
 
 
-def corners(locations: Tensor, shape: tuple[int, int], base: Tensor) -> Corners:
-    """Find the corners of samples on one non-empty level, and their weights.
+def corners(
+    locations: Tensor,
+    height: Tensor,
+    width: Tensor,
+    start: Tensor,
+    base: Tensor,
+    heads: int,
+) -> Corners:
+    """Find the corners of samples on non-empty levels, and their weights.
 
     Args:
-        locations: Samples in fractions of the level, (x, y); NaN lies outside.
-        shape: Height and width of the level.
-        base: Row of the value table where the level begins.
+        locations: Samples in fractions of their level, (x, y); NaN lies outside.
+        height: Of the level of each of the K samples, or of all.
+        width: Likewise.
+        start: First place of the level, likewise.
+        base: Row of the value table where the image and head of a row begin.
+        heads: Rows of the table per place.
 
     Shape:
-        - locations: (n, H, P, 2)
-        - base: (n, 1, 1), counted in places (rows of H heads)
+        - locations: (n, K, 2)
+        - height, width, start: (K,) or (1,), in the dtype of ``base``
+        - base: (n, 1)
     """
-    height, width = shape
-    x = locations[..., 0] * width - 0.5
-    y = locations[..., 1] * height - 0.5
-    inside = (x > -1) & (x < width) & (y > -1) & (y < height)
-    # Elsewhere a coordinate may not even fit into an integer.
-    x, y = torch.where(inside, x, 0.0), torch.where(inside, y, 0.0)
-    left, top = x.detach().floor(), y.detach().floor()
-    fx, fy = x - left, y - top
-    column, row = left.to(base.dtype), top.to(base.dtype)
-    zero = torch.zeros((), dtype=x.dtype, device=x.device)
-    in_x = [(column >= 0) & inside, (column < width - 1) & inside]
-    in_y = [row >= 0, row < height - 1]
-    weight_x = [torch.where(in_x[0], 1 - fx, zero), torch.where(in_x[1], fx, zero)]
-    weight_y = [torch.where(in_y[0], 1 - fy, zero), torch.where(in_y[1], fy, zero)]
-    slope_x = [-in_x[0].to(x.dtype), in_x[1].to(x.dtype)]
-    slope_y = [-in_y[0].to(x.dtype), in_y[1].to(x.dtype)]
-    columns = [column.clamp(min=0), (column + 1).clamp(max=width - 1)]
-    rows = [row.clamp(min=0) * width, (row + 1).clamp(max=height - 1) * width]
-    heads = locations.shape[1]
-    head = torch.arange(heads, dtype=base.dtype, device=base.device).view(1, -1, 1)
-    pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    return Corners(
-        torch.stack(
-            [(base + rows[j] + columns[i]) * heads + head for j, i in pairs], -1
-        ),
-        torch.stack([weight_y[j] * weight_x[i] for j, i in pairs], -1),
-        torch.stack([weight_y[j] * slope_x[i] for j, i in pairs], -1),
-        torch.stack([slope_y[j] * weight_x[i] for j, i in pairs], -1),
+    dtype = locations.dtype
+    x = _axis(locations[..., 0], width.to(dtype))
+    y = _axis(locations[..., 1], height.to(dtype))
+    rows = [(row.to(base.dtype) * width + start) * heads + base for row in y.places]
+    columns = [column.to(base.dtype) * heads for column in x.places]
+    return Corners(torch.stack([j + i for j in rows for i in columns], 1), x, y)
+
+
+def _axis(location: Tensor, size: Tensor) -> Axis:
+    """Neighbours along an axis of ``size`` pixels.
+
+    What exists is counted, not compared: on a CPU a choice by a bool costs as much as
+    ten sums. A sample beyond the last neighbours comes to lie where there is none.
+    """
+    position = (location * size - 0.5).nan_to_num(nan=-2.0)
+    position = torch.minimum(position.clamp(min=-2), size)
+    first = position.detach().floor()
+    second, last = first + 1, size - 1
+    exists = (
+        torch.minimum(second, size - first).clamp(0, 1),
+        torch.minimum(second + 1, last - first).clamp(0, 1),
+    )
+    fraction = position - first
+    first = torch.minimum(first.clamp(min=-1), last)
+    return Axis(
+        first,
+        (first.clamp(min=0), torch.minimum(first + 1, last)),
+        exists,
+        (exists[0] * (1 - fraction), exists[1] * fraction),
     )
 
 

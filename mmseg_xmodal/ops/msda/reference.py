@@ -2,56 +2,97 @@
 
 A sample is four rows of the value table with four bilinear weights. The forward is
 thus one weighted ``embedding_bag`` per block of queries: no sampled value is ever
-stored. The gradient of the values is a bag as well, of output gradients, after the
-samples are sorted by the place they fall on; so it is deterministic. Coordinates and
-sums are float32 (float64 for float64 values) whatever the dtype of the values. Values
-must be finite: a sample outside reads some value of its level with the weight 0.
+stored. The gradient of the values is made of bags as well, of output gradients, after
+the samples are sorted by the place they fall on; so it is deterministic. Coordinates
+and sums are float32 (float64 for float64 values) whatever the dtype of the values.
+Values must be finite: a sample outside reads some value of its level with the weight 0.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .corners import Corners, LevelShapes, accumulator, corners, starts_of
+from .scatter import add_up
 
 # Corners held at a time, and channels gathered at a time: small enough for the cache of
-# a CPU core, large enough to fill a GPU.
+# a CPU core, and to get used memory again (glibc maps 32 MiB anew each time), large
+# enough to fill a GPU.
 _CORNERS = {'cpu': 1 << 18, 'cuda': 1 << 24}
-_GATHERED = {'cpu': 1 << 20, 'cuda': 1 << 26}
+_GATHERED = {'cpu': 1 << 21, 'cuda': 1 << 26}
 
 
 class _Samples:
-    """All samples as flat rows (image and query), in the dtype of the sums."""
+    """All samples by rows (image, query and head), and the table they read.
+
+    Shape:
+        - locations: (rows, L, P, 2)
+        - weights: (rows, L, P)
+        - table: (B * S * H, D), in the dtype of the sums
+        - head: (rows, 1), number of the head
+        - base: (rows, 1), row of the table where image and head begin
+    """
 
     def __init__(
         self, value: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor
     ) -> None:
-        b, self.places, self.heads, self.channels = value.shape
+        b, places, self.heads, self.channels = value.shape
         queries, self.levels, self.points = (locations.shape[i] for i in (1, 3, 4))
         self.shapes, self.starts = list(shapes), starts_of(shapes)
         self.dtype, self.device = accumulator(value), value.device
-        self.rows = b * queries
-        self.locations = locations.reshape(self.rows, *locations.shape[2:])
-        self.weights = weights.reshape(self.rows, *weights.shape[2:])
-        small = value.numel() // max(self.channels, 1) < 2**31 - 1
+        self.rows = b * queries * self.heads
+        self.locations = locations.reshape(self.rows, self.levels, self.points, 2)
+        self.weights = weights.reshape(self.rows, self.levels, self.points)
+        self.table = value.to(self.dtype).reshape(-1, self.channels)
+        # A level has up to four times as many cells as places.
+        small = value.numel() // max(self.channels, 1) < 2**29
         self.index_dtype = torch.int32 if small else torch.int64
         image = torch.arange(b, dtype=self.index_dtype, device=self.device)
-        self.image = image.repeat_interleave(queries).view(-1, 1, 1)
+        head = torch.arange(self.heads, dtype=self.index_dtype, device=self.device)
+        self.head = head.repeat(b * queries).view(-1, 1)
+        first = image.repeat_interleave(queries * self.heads).view(-1, 1)
+        self.base = first * (places * self.heads) + self.head
 
     def blocks(self, limit: int, per_row: int) -> list[slice]:
         step = max(limit // max(per_row, 1), 1)
-        return [slice(i, i + step) for i in range(0, self.rows, step)]
-
-    def corners(self, block: slice, level: int, stride: int, start: int) -> Corners:
-        base = self.image[block] * stride + start
-        where = self.locations[block, :, level].to(self.dtype)
-        return corners(where, self.shapes[level], base)
+        return [slice(i, min(i + step, self.rows)) for i in range(0, self.rows, step)]
 
     def used_levels(self) -> list[int]:
-        samples = self.points * self.heads * self.channels
-        return [i for i, (h, w) in enumerate(self.shapes) if h * w * samples]
+        if not self.points * self.heads * self.channels:
+            return []
+        return [i for i, (h, w) in enumerate(self.shapes) if h * w]
+
+    def level_table(self, levels: list[int]) -> list[Tensor]:
+        """Height, width and start of the level of each sample, without a transfer."""
+        repeats = self.points if len(levels) > 1 else 1
+        options: Any = dict(dtype=self.index_dtype, device=self.device)
+        rows = [(*self.shapes[level], self.starts[level]) for level in levels]
+        return [
+            torch.cat([torch.full((repeats,), x, **options) for x in column])
+            for column in zip(*rows, strict=True)
+        ]
+
+    def locate(
+        self, block: slice, levels: list[int], table: list[Tensor]
+    ) -> tuple[Corners, Tensor]:
+        """Corners of the samples on some levels, and their weights (n, K).
+
+        ``table`` is the :meth:`level_table` of these levels; K = len(levels) * P.
+        """
+        locations, weights = self.locations[block], self.weights[block]
+        if len(levels) == 1:  # a view
+            chosen = slice(levels[0], levels[0] + 1)
+            locations, weights = locations[:, chosen], weights[:, chosen]
+        elif len(levels) < self.levels:
+            locations, weights = locations[:, levels], weights[:, levels]
+        where = locations.flatten(1, 2).to(self.dtype)
+        height, width, start = table
+        found = corners(where, height, width, start, self.base[block], self.heads)
+        return found, weights.flatten(1).to(self.dtype)
 
 
 def forward(
@@ -68,27 +109,19 @@ def forward(
     b, _, heads, channels = value.shape
     queries = locations.shape[1]
     samples = _Samples(value, shapes, locations, weights)
+    out = value.new_zeros((samples.rows, channels), dtype=samples.dtype)
     used = samples.used_levels()
-    out = value.new_zeros((samples.rows, heads * channels), dtype=samples.dtype)
-    table = value.to(samples.dtype).reshape(value.shape[:3].numel(), channels)
-    per_row = heads * len(used) * samples.points * 4
-    for block in samples.blocks(_limit(_CORNERS, value), per_row) if used else []:
-        rows = samples.weights[block].shape[0]
-        size = (rows, heads, len(used), samples.points, 4)
-        index = torch.empty(size, dtype=samples.index_dtype, device=value.device)
-        weight = torch.empty(size, dtype=samples.dtype, device=value.device)
-        for i, level in enumerate(used):
-            found = samples.corners(block, level, samples.places, samples.starts[level])
-            index[:, :, i] = found.entry
-            weights_here = samples.weights[block, :, level].to(samples.dtype)
-            torch.mul(found.weight, weights_here.unsqueeze(-1), out=weight[:, :, i])
-        bags = F.embedding_bag(
-            index.view(rows * heads, -1),
-            table,
-            per_sample_weights=weight.view(rows * heads, -1),
-            mode='sum',
-        )
-        out[block] = bags.view(rows, -1)
+    if used:
+        table = samples.level_table(used)
+        per_row = len(used) * samples.points * 4
+        for block in samples.blocks(_limit(_CORNERS, value), per_row):
+            found, factor = samples.locate(block, used, table)
+            out[block] = F.embedding_bag(
+                found.entry.flatten(1),
+                samples.table,
+                per_sample_weights=found.weights(factor).flatten(1),
+                mode='sum',
+            )
     return out.view(b, queries, heads * channels).to(value.dtype)
 
 
@@ -108,43 +141,43 @@ def backward(
         - the rest: as in :func:`forward`
     """
     samples = _Samples(value, shapes, locations, weights)
-    heads, channels, points = samples.heads, samples.channels, samples.points
+    channels, points = samples.channels, samples.points
     # Expanded gradients, as of a sum, have strides of 0 that products are slow with.
-    go = grad.to(samples.dtype).contiguous().view(samples.rows * heads, channels)
+    go = grad.to(samples.dtype).contiguous().view(samples.rows, channels)
     # Contiguous, as the fake of the operator promises, whatever the inputs are.
     layout = torch.contiguous_format
     grad_value = torch.zeros_like(value, memory_format=layout)
     grad_location = torch.zeros_like(samples.locations, memory_format=layout)
     grad_weight = torch.zeros_like(samples.weights, memory_format=layout)
-    table = value.to(samples.dtype).reshape(value.shape[:3].numel(), channels)
     limit = min(_limit(_CORNERS, value), _limit(_GATHERED, value) // max(channels, 1))
     for level in samples.used_levels():
         height, width = samples.shapes[level]
-        start = samples.starts[level]
-        size = (samples.rows if need_value else 0, heads, points, 4)
-        entry = torch.empty(size, dtype=samples.index_dtype, device=value.device)
-        weight = torch.empty(size, dtype=samples.dtype, device=value.device)
-        for block in samples.blocks(limit, heads * points * 4):
-            found = samples.corners(block, level, samples.places, start)
-            factor = samples.weights[block, :, level].to(samples.dtype)
+        table = samples.level_table([level])
+        rows = samples.rows if need_value else 0
+        cell = torch.empty((rows, points), dtype=samples.index_dtype, device=go.device)
+        weight = torch.empty((rows, points, 4), dtype=go.dtype, device=go.device)
+        for block in samples.blocks(limit, points * 4):
+            found, factor = samples.locate(block, [level], table)
             if need_value:
-                entry[block] = found.entry
-                torch.mul(found.weight, factor.unsqueeze(-1), out=weight[block])
+                inside = found.cells(width, cell.dtype)
+                cell[block] = inside * samples.heads + samples.head[block]
+                weight[block] = found.weights(factor, dim=2)
             if not need_samples:
                 continue
-            rows = slice(
-                block.start * heads, block.start * heads + factor[..., 0].numel()
+            dots = _products(samples.table, found.entry, go[block])
+            by_weight, by_x, by_y = found.gradients(dots)
+            grad_weight[block, level] = by_weight.to(weights.dtype)
+            by_both = torch.stack([by_x * factor * width, by_y * factor * height], -1)
+            grad_location[block, level] = by_both.to(locations.dtype)
+        if need_value and len(value):
+            places = slice(
+                samples.starts[level], samples.starts[level] + height * width
             )
-            dots = _products(table, found.entry, go[rows])
-            grad_weight[block, :, level] = (
-                (dots * found.weight).sum(-1).to(weights.dtype)
-            )
-            by_x = (dots * found.dx).sum(-1) * factor * width
-            by_y = (dots * found.dy).sum(-1) * factor * height
-            by_both = torch.stack([by_x, by_y], -1)
-            grad_location[block, :, level] = by_both.to(locations.dtype)
-        if need_value:
-            _scatter_level(grad_value, start, height * width, entry, weight, go)
+            size, per_image = (height, width, samples.heads), len(cell) // len(value)
+            for image, into in enumerate(grad_value):  # apart, to save memory
+                own = slice(image * per_image, (image + 1) * per_image)
+                summed = add_up(cell[own], weight[own], go[own], size)
+                into[places] = summed.flatten(0, 1).to(value.dtype)
     return (
         grad_value if need_value else None,
         grad_location.view_as(locations) if need_samples else None,
@@ -159,50 +192,6 @@ def _products(table: Tensor, entry: Tensor, go: Tensor) -> Tensor:
     return torch.bmm(go.unsqueeze(1), gathered.transpose(1, 2)).view(entry.shape)
 
 
-def _scatter_level(
-    grad_value: Tensor,
-    start: int,
-    count: int,
-    entry: Tensor,
-    weight: Tensor,
-    go: Tensor,
-) -> None:
-    """Write the gradient of one level's values, image by image to save memory."""
-    b, places, heads, channels = grad_value.shape
-    queries = len(entry) // max(b, 1)
-    for image in range(b):
-        rows = slice(image * queries, (image + 1) * queries)
-        first = (image * places + start) * heads
-        rows_of_go = slice(rows.start * heads, rows.stop * heads)
-        targets = torch.arange(
-            first, first + count * heads, dtype=entry.dtype, device=entry.device
-        )
-        summed = scatter_sorted(entry[rows], weight[rows], go[rows_of_go], targets)
-        grad_value[image, start : start + count] = summed.view(
-            count, heads, channels
-        ).to(grad_value.dtype)
-
-
-def scatter_sorted(
-    entry: Tensor, weight: Tensor, grad: Tensor, targets: Tensor
-) -> Tensor:
-    """Add ``weight * grad`` up for each target that ``entry`` names, in a fixed order.
-
-    Shape:
-        - entry: n * K elements, the first K belong to the first row of ``grad``
-        - weight: as ``entry``
-        - grad: (n, D)
-        - targets: (T,), without a gap, of which every entry is one
-        - output: (T, D)
-    """
-    per_source = max(entry.numel() // max(len(grad), 1), 1)
-    ordered, order = torch.sort(entry.reshape(-1), stable=True)
-    bounds = torch.searchsorted(ordered, targets, out_int32=entry.dtype == torch.int32)
-    weight = weight.reshape(-1)[order]
-    source = order.div_(per_source, rounding_mode='floor').to(entry.dtype)
-    return F.embedding_bag(source, grad, bounds, per_sample_weights=weight, mode='sum')
-
-
 def composite(
     value: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor
 ) -> Tensor:
@@ -214,26 +203,17 @@ def composite(
         - as :func:`forward`
     """
     b, _, heads, channels = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
-    dtype = accumulator(value)
-    locations, weights = locations.to(dtype), weights.to(dtype)
-    out = value.new_zeros((b, queries, heads, channels), dtype=dtype)
-    for level, (height, width) in enumerate(shapes):
-        if not height * width:
-            continue
-        start, places = starts_of(shapes)[level], height * width
-        part = value[:, start : start + places].to(dtype)
-        part = part.reshape(b * places * heads, channels)
-        image = torch.arange(b, device=value.device).view(-1, 1)
-        base = image.expand(b, queries).reshape(b * queries, 1, 1) * places
-        where = locations[:, :, :, level].reshape(b * queries, heads, points, 2)
-        found = corners(where, (height, width), base)
-        rows = part.index_select(0, found.entry.reshape(-1))
-        rows = rows.view(b, queries, heads, points * 4, channels)
-        factor = weights[:, :, :, level].reshape(b * queries, heads, points, 1)
-        factor = (found.weight * factor).view(b, queries, heads, points * 4, 1)
-        out = out + (rows * factor).sum(dim=3)
-    return out.view(b, queries, heads * channels).to(value.dtype)
+    samples = _Samples(value, shapes, locations, weights)
+    out = value.new_zeros((samples.rows, channels), dtype=samples.dtype)
+    for level in samples.used_levels():
+        table = samples.level_table([level])
+        found, factor = samples.locate(slice(None), [level], table)
+        rows = samples.table.index_select(0, found.entry.flatten())
+        rows = rows.view(samples.rows, samples.points * 4, channels)
+        factor = found.weights(factor).flatten(1)
+        # No matrix product: autocast would round it.
+        out = out + (rows * factor.unsqueeze(2)).sum(dim=1)
+    return out.view(b, locations.shape[1], heads * channels).to(value.dtype)
 
 
 def _limit(limits: dict[str, int], tensor: Tensor) -> int:
