@@ -4,6 +4,7 @@ from .depth import DepthMapMetric
 from .detection import DetectionMetric
 from .domain_iou import DomainIoUMetric
 from .edges import EdgeMetric
+from .folder_iou import FolderIoUMetric
 from .image_labels import ImageLabelMetric, MultiLabelMetric
 from .normals import NormalMetric
 from .ontology_iou import OntologyIoUMetric
@@ -15,6 +16,7 @@ __all__ = [
     'DetectionMetric',
     'DomainIoUMetric',
     'EdgeMetric',
+    'FolderIoUMetric',
     'ImageLabelMetric',
     'MultiLabelMetric',
     'NormalMetric',

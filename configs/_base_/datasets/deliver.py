@@ -43,5 +43,9 @@ val_dataloader = dict(
     dataset=dict(**_data_set, split='val', pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore'])
+val_evaluator = dict(
+    type='mmseg_xmodal.FolderIoUMetric',
+    keep_folders=3,  # condition, split, place: file names repeat
+    iou_metrics=['mIoU', 'mFscore'],
+)
 test_evaluator = val_evaluator
