@@ -81,7 +81,22 @@ def test_small_images_go_together():
     assert len(reference._chunks(q, v, rows=True)) == 1
     large = torch.empty(2, 64, 128, 256, device='meta')
     parts = reference._chunks(large, large, rows=True)
-    assert {images.stop - images.start for images, _ in parts} == {1}
+    assert {images.stop - images.start for (images, _), _ in parts} == {1}
+
+
+@pytest.mark.parametrize('limit', [1, 60, 400])
+def test_parts_of_strips_and_channels_add_up(limit, monkeypatch):
+    """However small the parts, the numbers are those of the whole."""
+    q, k, v = inputs()
+    grad = torch.ones_like(v)
+    whole = reference.forward(q, k, v, 0.5)
+    grads = reference.backward(grad, q, k, v, *whole, 0.5)
+    monkeypatch.setitem(reference._HELD, 'cpu', limit)
+    parts = reference._chunks(q, v, rows=False)
+    assert len(parts) > 1 or len(parts[0][1]) > 1
+    small = reference.forward(q, k, v, 0.5)
+    torch.testing.assert_close(small, whole)
+    torch.testing.assert_close(reference.backward(grad, q, k, v, *small, 0.5), grads)
 
 
 @pytest.mark.parametrize(('channels', 'fits'), [(384, False), (192, True)])

@@ -37,33 +37,63 @@ def composite(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
     )
 
 
-def _strips(x: Tensor, rows: bool) -> Tensor:
-    """View (B, C, H, W) as strips of rows (B, H, W, C) or columns (B, W, H, C)."""
-    return x.permute(0, 2, 3, 1) if rows else x.permute(0, 3, 2, 1)
+Part = tuple[slice, slice]  # images, and rows or columns of them
 
 
-def _chunks(q: Tensor, v: Tensor, rows: bool) -> list[tuple[slice, slice]]:
-    """Divide images and strips so that what one part needs stays small.
+def _places(x: Tensor, rows: bool, part: Part) -> Tensor:
+    """Where n strips stand in (B, C, H, W): (b, C, n, W) or (b, C, H, n), a view."""
+    images, strips = part
+    return x[images, :, strips] if rows else x[images, :, :, strips]
 
-    Small images go together: each part is a dozen launches on a GPU.
+
+def _take(x: Tensor, rows: bool, part: Part) -> Tensor:
+    """Strips (b, n, C, length) of (B, C, H, W), each a matrix that BLAS takes as is."""
+    places = _places(x, rows, part)
+    if rows:
+        return places.transpose(1, 2)
+    # First whole runs, which the second copy then reads from the cache.
+    return places.contiguous().permute(0, 3, 1, 2).contiguous()
+
+
+def _sum(into: Tensor, strips: Tensor, rows: bool, part: Part) -> None:
+    """Write strips of rows to (B, C, H, W), then add strips of columns."""
+    places = _places(into, rows, part)
+    if rows:
+        places.copy_(strips.transpose(1, 2))
+    else:
+        places.add_(strips.permute(0, 2, 3, 1))
+
+
+def _of_strips(x: Tensor, rows: bool, part: Part) -> Tensor:
+    """The same part (b, n, length) of a map (B, H, W) without channels, a view."""
+    return x[part] if rows else x.transpose(1, 2)[part]
+
+
+def _chunks(q: Tensor, v: Tensor, rows: bool) -> list[tuple[Part, list[slice]]]:
+    """Divide images and strips, and channels of v: what one part needs stays small.
+
+    Small images go together: each part is a dozen launches on a GPU. Many columns and
+    few channels are better than the reverse: memory is read in longer runs.
     """
     b, channels, height, width = q.shape
     count, length = (height, width) if rows else (width, height)
     limit = _HELD.get(q.device.type, _HELD['cuda'])
-    per_strip = length * max(length, channels, v.shape[1])
-    step = max(limit // max(per_strip, 1), 1)
+    step = max(limit // max(length * max(length, channels), 1), 1)
     images = max(step // max(count, 1), 1)
+    held = max(min(step, count) * min(images, b) * length, 1)
+    group, all_channels = max(limit // held, 1), v.shape[1]
+    groups = [slice(i, i + group) for i in range(0, all_channels, group)]
     return [
-        (slice(i, i + images), slice(j, j + step))
+        ((slice(i, i + images), slice(j, j + step)), groups)
         for i in range(0, b, images)
         for j in range(0, count, step)
     ]
 
 
 def _scores(q: Tensor, k: Tensor, scale: float, rows: bool) -> Tensor:
-    """(b, n, length, D) twice -> (b, n, length, length), the place in rows only."""
+    """(b, n, D, length) twice -> (b, n, length, length), the place in rows only."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    scores = (q.to(wide) * scale) @ k.to(wide).transpose(-1, -2)
+    scores = (q.to(wide) * scale).transpose(-1, -2) @ k.to(wide)
     if not rows:
         scores.diagonal(dim1=-2, dim2=-1).fill_(float('-inf'))
     return scores
@@ -86,20 +116,26 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
     out = torch.empty_like(v)
     total = torch.empty((b, height, width), dtype=wide, device=q.device)
     for rows in _passes(q):
-        queries, keys, values, results = (_strips(x, rows) for x in (q, k, v, out))
-        totals = total if rows else total.transpose(1, 2)
-        for part in _chunks(q, v, rows):
-            scores = _scores(queries[part], keys[part], scale, rows)
-            lse = scores.logsumexp(-1)
-            weight = scores.sub_(lse.unsqueeze(-1)).exp_().to(v.dtype)
-            here = weight @ values[part]
-            if not rows:
-                before, place = totals[part], results[part]
-                share = torch.sigmoid(lse - before).unsqueeze(-1)
-                lse = torch.logaddexp(before, lse)
-                here = torch.lerp(place.to(wide), here.to(wide), share)
-            results[part] = here.to(v.dtype)
-            totals[part] = lse
+        for part, groups in _chunks(q, v, rows):
+            query, key = (_take(x, rows, part) for x in (q, k))
+            scores = _scores(query, key, scale, rows)
+            lse, totals = scores.logsumexp(-1), _of_strips(total, rows, part)
+            weight = scores.sub_(lse.unsqueeze(-1)).exp_()
+            if not rows:  # what was there before keeps a share of the softmax
+                merged = torch.logaddexp(totals, lse)
+                before = (totals - merged).exp_().transpose(1, 2).unsqueeze(1)
+                weight.mul_((lse - merged).exp_().unsqueeze(-1))
+                lse = merged
+            totals.copy_(lse)
+            weight = weight.to(v.dtype).transpose(-1, -2)
+            for group in groups:
+                here = _take(v[:, group], rows, part) @ weight
+                places = _places(out[:, group], rows, part)
+                if rows:
+                    places.copy_(here.transpose(1, 2))
+                else:
+                    here = here.permute(0, 2, 3, 1)
+                    places.copy_(places.to(wide).mul(before).add_(here))
     return out, total
 
 
@@ -118,25 +154,26 @@ def backward(
         - grad: as ``out``
     """
     wide = total.dtype
-    grads = [torch.zeros_like(x, dtype=wide) for x in (q, k, v)]
+    grads = [torch.empty_like(x, dtype=wide) for x in (q, k, v)]
+    # The softmax spans both strips, so its mean gradient comes from the result.
+    mean = torch.zeros_like(total)
     for rows in _passes(q):
-        queries, keys, values, grad_out, result = (
-            _strips(x, rows) for x in (q, k, v, grad, out)
-        )
-        by_query, by_key, by_value = (_strips(x, rows) for x in grads)
-        totals = total if rows else total.transpose(1, 2)
-        for part in _chunks(q, v, rows):
-            query, key, go = queries[part], keys[part], grad_out[part]
+        for part, groups in _chunks(q, v, rows):
+            query, key = (_take(x, rows, part).to(wide) for x in (q, k))
             weight = _scores(query, key, scale, rows)
-            weight = weight.sub_(totals[part].unsqueeze(-1)).exp_()
-            half = weight.to(v.dtype)
-            by_value[part] += half.transpose(-1, -2) @ go
-            # The softmax spans both strips, so its mean gradient comes from the result.
-            mean = (go.to(wide) * result[part].to(wide)).sum(-1, keepdim=True)
-            by_score = (go @ values[part].transpose(-1, -2)).to(wide)
-            by_score = by_score.sub_(mean).mul_(weight).mul_(scale)
-            by_query[part] += by_score @ key.to(wide)
-            by_key[part] += by_score.transpose(-1, -2) @ query.to(wide)
+            weight = weight.sub_(_of_strips(total, rows, part).unsqueeze(-1)).exp_()
+            half, by_score = weight.to(v.dtype), torch.zeros_like(weight)
+            for group in groups:
+                value, go = (_take(x[:, group], rows, part) for x in (v, grad))
+                by_score += go.transpose(-1, -2) @ value
+                _sum(grads[2][:, group], go @ half, rows, part)
+                if rows:
+                    result = _take(out[:, group], rows, part).to(wide)
+                    mean[part] += (go.to(wide) * result).sum(-2)
+            by_score.sub_(_of_strips(mean, rows, part).unsqueeze(-1))
+            by_score.mul_(weight).mul_(scale)
+            _sum(grads[0], key @ by_score.transpose(-1, -2), rows, part)
+            _sum(grads[1], query @ by_score, rows, part)
     by_query, by_key, by_value = (
         g.to(x.dtype) for g, x in zip(grads, (q, k, v), strict=True)
     )
