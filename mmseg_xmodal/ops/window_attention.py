@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .exporting import is_exporting
+
 # PyTorch before 2.8 launches its kernels with one block per window on this axis.
 _MOST_WINDOWS = 65535
 
@@ -52,8 +54,8 @@ def windowed_cross_attention(
         TypeError: For a mask that is not boolean, or a dtype that does not fit.
         ValueError: For shapes that do not add up, or tensors on several devices.
     """
-    height, width = (window, window) if isinstance(window, int) else window
-    _check(q, k, v, (height, width), key_mask)
+    height, width = _sides(window)
+    _check(q, k, v, key_mask)
     if k.dim() == 5:
         k, v = k.unsqueeze(1), v.unsqueeze(1)
         key_mask = None if key_mask is None else key_mask.unsqueeze(1)
@@ -103,9 +105,10 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None
 ) -> Tensor:
     """Attend in every window, a launchable number of them at a time."""
-    if len(q) <= _MOST_WINDOWS:
+    count = q.shape[0]  # not len(q), which an export takes for a constant
+    if is_exporting() or count <= _MOST_WINDOWS:
         return _attend_at_once(q, k, v, mask, scale)
-    parts = [slice(i, i + _MOST_WINDOWS) for i in range(0, len(q), _MOST_WINDOWS)]
+    parts = [slice(i, i + _MOST_WINDOWS) for i in range(0, count, _MOST_WINDOWS)]
     masks = [None if mask is None else mask[part] for part in parts]
     return torch.cat(
         [
@@ -129,21 +132,30 @@ def _attend_at_once(
     return out.masked_fill(~some, 0)
 
 
-def _check(
-    q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], key_mask: Tensor | None
-) -> None:
-    name = 'windowed_cross_attention'
-    if min(window) < 1:
+def _sides(window: int | tuple[int, int]) -> tuple[int, int]:
+    sides = (window, window) if isinstance(window, int) else window
+    whole = isinstance(sides, tuple | list) and all(isinstance(s, int) for s in sides)
+    if not whole or len(sides) != 2 or min(sides) < 1:
         raise ValueError(
-            f'{name}: window got {window}, expected at least (1, 1). Pass its height '
-            'and width in places.'
+            f'windowed_cross_attention: window got {window!r}, expected one or two '
+            'whole numbers, at least (1, 1). Pass its height and width in places.'
         )
+    return sides[0], sides[1]
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
+    name = 'windowed_cross_attention'
     if q.dim() != 5:
         raise ValueError(
             f'{name}: q got the shape {tuple(q.shape)}, expected 5 axes '
             '(B, H, W, heads, D). Move the channels last and split them into heads.'
         )
     b, h, w, heads, channels = q.shape
+    if not heads * channels:
+        raise ValueError(
+            f'{name}: q got the shape {tuple(q.shape)}, expected at least one head and '
+            'channel. Project the map to some.'
+        )
     maps = (k.shape[1],) if k.dim() == 6 else ()
     if tuple(k.shape) != (b, *maps, h, w, heads, channels):
         raise ValueError(

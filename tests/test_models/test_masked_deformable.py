@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmseg_xmodal.models.layers import masked_deformable
 from mmseg_xmodal.models.layers.masked_deformable import DeformableAttention
@@ -133,11 +134,22 @@ def test_the_points_find_a_shifted_partner():
     assert moved.nonzero().tolist() == [[3, 4]]
 
 
+@pytest.mark.parametrize('whole', [False, True])
 @pytest.mark.parametrize('seen', [None, 'ones'])
-def test_without_holes_the_share_of_a_point_is_what_lies_in_the_map(seen, monkeypatch):
-    """The short way gives what counting cells gives, and its gradients."""
+def test_without_holes_the_share_of_a_point_is_what_lies_in_the_map(
+    seen, whole, monkeypatch
+):
+    """The short way gives what counting cells gives, and its gradients: on whole
+    pixels too, where points begin and the slope jumps, also of a map one cell wide.
+    """
     attention, (x, places, source, mask), sizes = _deformable()
     attention.sampling_offsets.weight.data.mul_(2)  # some points outside
+    if whole:
+        attention = DeformableAttention(8, 4, 2, 3)
+        attention.reset_parameters()
+        attention.attention_weights.weight.data.normal_()
+        sizes = [(4, 4), (10, 1)]
+        places = (torch.arange(6)[:, None] % 4 + 0.5).expand(-1, 2) / 4
     ones = torch.ones_like(mask)
     short, counted = [], []
     for found, given in ((short, None if seen is None else ones), (counted, ones)):
@@ -156,4 +168,6 @@ def test_without_holes_the_share_of_a_point_is_what_lies_in_the_map(seen, monkey
 
 def test_holes_are_seen_though_it_costs_a_look():
     assert masked_deformable._all_seen(torch.ones(1, 3))
+    with FakeTensorMode():
+        assert not masked_deformable._all_seen(torch.ones(1, 3))
     assert not masked_deformable._all_seen(torch.tensor([[1.0, 0.0, 1.0]]))

@@ -203,6 +203,17 @@ def test_padding_is_read_as_zero():
         (dict(reference_points=None), 'reference_points got the shape None'),
         (dict(reference_points=torch.rand(2, 7, 2, 3)), 'expected .B, Q, 2, 2.'),
         (dict(spatial_shapes=[(5, 4), (3, 3)]), 'value got 26 places, expected 29'),
+        (dict(spatial_shapes=[(5, 4)]), r'spatial_shapes got .* expected 2 levels'),
+        (dict(spatial_shapes=[5, 4, 3, 2]), 'level_shapes got .* expected one pair'),
+        (dict(reference_points=torch.rand(2, 7, 3, 2)), 'expected .B, Q, 2, 2.'),
+        (
+            dict(key_padding_mask=torch.ones(2, 7, dtype=torch.bool)),
+            r'key_padding_mask got torch.bool of the shape \(2, 7\), expected',
+        ),
+        (
+            dict(key_padding_mask=torch.ones(2, 26)),
+            'key_padding_mask got torch.float32 .* expected torch.bool',
+        ),
     ],
 )
 def test_bad_input(changed, message):

@@ -22,6 +22,9 @@ CASES = {
     'one place': dict(shapes=[(1, 1)], points=1, heads=1),
     'no query': dict(queries=0),
     'no image': dict(batch=0),
+    'no channel': dict(channels=0),
+    'no head': dict(heads=0),
+    'no point': dict(points=0),
 }
 
 
@@ -83,6 +86,45 @@ def test_gradcheck():
     inputs = [x.requires_grad_() for x in msda_inputs(queries=3, points=2)]
     call = lambda v, x, w: attend(v, LEVELS, x, w)  # noqa: E731
     assert torch.autograd.gradcheck(call, inputs)
+
+
+def test_a_sample_on_the_edge_has_no_slope():
+    """At pixel -1 and at the width it is outside, as in the kernels."""
+    value = torch.rand(1, 3, 1, 1, dtype=torch.float64)
+    x = (torch.tensor([-1.0, 3.0, 0.0], dtype=torch.float64) + 0.5) / 3
+    locations = torch.stack([x, torch.full_like(x, 0.5)], -1).view(1, 3, 1, 1, 1, 2)
+    locations.requires_grad_()
+    weights = torch.ones(1, 3, 1, 1, 1, dtype=torch.float64)
+    for form in (attend, reference.composite):
+        out = form(value, [(1, 3)], locations, weights)
+        (slope,) = torch.autograd.grad(out.sum(), locations)
+        assert slope[0, :2].abs().max() == 0
+        step = (value[0, 1] - value[0, 0]).item()
+        torch.testing.assert_close(slope[0, 2, 0, 0, 0, 0].item(), 3 * step)
+
+
+@pytest.mark.parametrize('case', ['no point', 'no head', 'no channel', 'empty levels'])
+def test_second_gradients_of_nothing_are_zero(case):
+    shapes = [(0, 2)] if case == 'empty levels' else LEVELS
+    settings = {} if case == 'empty levels' else CASES[case]
+    inputs = [x.requires_grad_() for x in msda_inputs(shapes, **settings)]
+    out = attend(inputs[0], shapes, *inputs[1:])
+    first = torch.autograd.grad(
+        out, inputs, torch.ones_like(out).requires_grad_(), create_graph=True
+    )
+    second = torch.autograd.grad(sum(x.sum() for x in first), inputs, allow_unused=True)
+    assert not any(x is not None and x.any() for x in second)
+
+
+def test_sides_that_float32_cannot_count():
+    value = torch.zeros(1, 2**24 + 3, 1, 1)
+    with pytest.raises(ValueError, match='expected no side above 16777216'):
+        attend(
+            value,
+            [(1, 2**24 + 3)],
+            torch.zeros(1, 1, 1, 1, 1, 2),
+            torch.ones(1, 1, 1, 1, 1),
+        )
 
 
 def test_gradients_of_gradients():
@@ -246,6 +288,8 @@ def test_bad_input(case):
         ([(-2, -2), (7, 5)], r'\[\(-2, -2\), \(7, 5\)\], expected no negative side'),
         ([5, 4, 3, 6, 1, 1], r'\[5, 4, 3, 6, 1, 1\], expected one pair'),
         ([(5, 4, 3)], r'\[\(5, 4, 3\)\], expected one pair'),
+        ([(5, 4), (3.5, 2)], r'\[\(5, 4\), \(3.5, 2\)\], expected one pair'),
+        ([(float('inf'), 1)], r'\[\(inf, 1\)\], expected one pair'),
         (39, '39, expected one pair'),
     ],
 )

@@ -187,6 +187,41 @@ def test_exports_to_plain_operations(name):
     assert not [t for t in targets if isinstance(t, HigherOrderOperator)] + others
 
 
+def _dynamic(name):
+    """Module, inputs of two sizes, and which axes differ."""
+    batch, other = torch.export.Dim('batch'), torch.export.Dim('other')
+    if name == 'msda':
+        sizes = [msda_inputs(batch=b, queries=q) for b, q in ((2, 7), (3, 4))]
+        return Msda(), *sizes, [{0: batch}, {0: batch, 1: other}, {0: batch, 1: other}]
+    if name == 'windowed':
+        sizes = [[torch.randn(b, 5, 7, 2, 4) for _ in range(3)] for b in (2, 3)]
+        return Windowed(), *sizes, [{0: batch}] * 3
+    sizes = [criss_cross_inputs(batch=b) for b in (2, 3)]
+    return CrissCross(), *sizes, [{0: batch}] * 3
+
+
+@pytest.mark.parametrize('name', ['msda', 'windowed', 'criss_cross'])
+def test_exports_to_onnx_with_dynamic_sizes(name):
+    for package in ('onnx', 'onnxscript', 'onnxruntime'):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f'{package} is not installed')
+    import onnxruntime
+
+    torch.manual_seed(0)
+    module, first, second, axes = _dynamic(name)
+    first, second = ([x.detach().float() for x in y] for y in (first, second))
+    program = torch.onnx.export(
+        module.eval(), tuple(first), dynamo=True, dynamic_shapes=tuple(axes)
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [i.name for i in session.get_inputs()]
+    for inputs in (first, second):
+        feed = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
+        (got,) = session.run(None, feed)
+        want = module(*inputs)
+        torch.testing.assert_close(torch.from_numpy(got), want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize('name', NAMES)
 def test_exports_to_onnx(name, dtype):

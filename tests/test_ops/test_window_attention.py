@@ -124,7 +124,14 @@ BAD = {
         ValueError,
         r'key_mask got .* expected \(2, 4, 4\)',
     ),
-    'window': (dict(window=0), ValueError, r'window got \(0, 0\), expected at least'),
+    'window': (dict(window=0), ValueError, r'window got 0, expected .* at least'),
+    'broken': (dict(window=2.0), ValueError, r'window got 2.0, expected .* whole'),
+    'sides': (dict(window=(2, 2, 2)), ValueError, r'window got \(2, 2, 2\), expected'),
+    'heads': (
+        dict.fromkeys('qkv', draw(2, 4, 4, 0, 3)),
+        ValueError,
+        r'q got .* expected at least one head',
+    ),
 }
 
 

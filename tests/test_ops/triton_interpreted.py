@@ -104,6 +104,23 @@ def test_borders_and_not_a_number():
     assert out.flatten().tolist() == [4.0, 6.0, 2.0, 4.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 
+def test_gradients_on_whole_and_half_pixels_are_those_of_the_torch_form():
+    """Layers start with samples on whole pixels, where the slope jumps."""
+    shapes = [(2, 4), (1, 2)]
+    steps = torch.arange(-3, 10) / 2
+    x, y = (side.flatten() for side in torch.meshgrid(steps, steps, indexing='xy'))
+    sizes = torch.tensor([[w, h] for h, w in shapes])
+    pixels = torch.stack([x, y], -1)[:, None].expand(-1, len(shapes), -1)
+    locations = ((pixels + 0.5) / sizes).view(1, -1, 1, len(shapes), 1, 2)
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(1, 10, 1, 4, generator=generator)
+    inputs = [value, locations, torch.rand(locations.shape[:-1], generator=generator)]
+    got = grads(kernel(shapes), inputs)
+    form = lambda *x: multi_scale_deformable_attention(x[0], shapes, *x[1:], 'torch')  # noqa: E731
+    for a, b in zip(got, grads(form, inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_what_lies_outside_is_not_read():
     """Values beyond the samples may hold anything.
 

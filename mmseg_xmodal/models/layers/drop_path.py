@@ -20,7 +20,7 @@ class DropPath(nn.Module):
         if not 0 <= rate < 1:
             raise ValueError(
                 f'Drop path rate is {rate}, expected a number in [0, 1). '
-                'Change drop_path_rate of the backbone.'
+                'Change drop_path_rate.'
             )
         self.rate = float(rate)
 

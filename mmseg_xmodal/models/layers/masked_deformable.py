@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mmseg_xmodal.ops import multi_scale_deformable_attention
 
@@ -142,7 +143,8 @@ class DeformableAttention(nn.Module):
 
 def _all_seen(seen: Tensor) -> bool:
     """Whether it is known that no cell is hidden; a GPU would have to be waited for."""
-    return seen.device.type == 'cpu' and not is_captured() and bool(seen.all())
+    known = not (is_captured() or isinstance(seen, FakeTensor))
+    return known and seen.device.type == 'cpu' and bool(seen.all())
 
 
 def _extents(sizes: Sizes, points: int, like: Tensor) -> Tensor:
@@ -162,7 +164,10 @@ def _shares_inside(locations: Tensor, sizes: Sizes) -> Tensor:
     """
     extent = _extents(sizes, locations.shape[4], locations)
     pixel = locations.flatten(3) * extent - 0.5
-    share = torch.minimum(pixel + 1, extent - pixel).clamp(0, 1).view_as(locations)
+    # At a whole pixel, where points begin, the slope is that towards the next one: of
+    # relu it is 0 there, of clamp 1.
+    missing = (-pixel).relu() + (pixel - (extent - 1)).clamp(min=0)
+    share = (1 - missing).clamp(min=0).view_as(locations)
     return share[..., 0] * share[..., 1]
 
 

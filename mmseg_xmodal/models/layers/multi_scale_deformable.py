@@ -20,6 +20,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmseg_xmodal.ops import multi_scale_deformable_attention
+from mmseg_xmodal.ops.msda.checks import level_pairs
 from mmseg_xmodal.registry import MODELS
 
 
@@ -92,7 +93,10 @@ class MultiScaleDeformableAttention(BaseModule):
         offsets = offsets.expand(-1, self.num_levels, -1, -1)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(offsets.reshape(-1))
-        super().init_weights()
+        if self.init_cfg:
+            super().init_weights()
+        else:  # mmengine would log of every parameter that it has not changed it
+            self._is_init = True
 
     def forward(
         self,
@@ -138,6 +142,7 @@ class MultiScaleDeformableAttention(BaseModule):
         sizes = self._sizes(spatial_shapes)
         value = self.value_proj(value)
         if key_padding_mask is not None:
+            _check_mask(key_padding_mask, value)
             value = value.masked_fill(key_padding_mask[..., None], 0)
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
         # Under autocast the projections are in half precision: coordinates are not.
@@ -166,13 +171,23 @@ class MultiScaleDeformableAttention(BaseModule):
                 'spatial_shapes got None, expected (height, width) of '
                 f'{self.num_levels} levels.'
             )
-        rows = shapes.tolist() if isinstance(shapes, Tensor) else shapes
-        return [(int(height), int(width)) for height, width in rows]
+        pairs = level_pairs(shapes)
+        if len(pairs) != self.num_levels:
+            raise ValueError(
+                f'spatial_shapes got {pairs}, expected {self.num_levels} levels. '
+                'Change num_levels of the layer, or what it is given.'
+            )
+        return pairs
 
     def _locations(
         self, points: Tensor | None, offsets: Tensor, sizes: list[tuple[int, int]]
     ) -> Tensor:
-        if points is None or points.dim() != 4 or points.shape[-1] not in (2, 4):
+        if (
+            points is None
+            or points.dim() != 4
+            or points.shape[2] != self.num_levels
+            or points.shape[-1] not in (2, 4)
+        ):
             got = None if points is None else tuple(points.shape)
             raise ValueError(
                 f'reference_points got the shape {got}, expected (B, Q, '
@@ -183,3 +198,12 @@ class MultiScaleDeformableAttention(BaseModule):
             extent = offsets.new_tensor([[w, h] for h, w in sizes]).clamp(min=1)
             return points + offsets / extent[:, None]
         return points[..., :2] + offsets / self.num_points * points[..., 2:] * 0.5
+
+
+def _check_mask(mask: Tensor, value: Tensor) -> None:
+    if mask.dtype != torch.bool or mask.shape != value.shape[:2]:
+        raise ValueError(
+            f'key_padding_mask got {mask.dtype} of the shape {tuple(mask.shape)}, '
+            f'expected torch.bool of the shape {tuple(value.shape[:2])}. Give each '
+            'value one entry, True where it is padding.'
+        )

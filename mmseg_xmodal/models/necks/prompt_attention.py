@@ -109,6 +109,8 @@ class PromptAttentionNeck(BaseModule):
         check_counts(
             self, prompt_channels=prompt_channels, depth=depth, mlp_ratio=mlp_ratio
         )
+        if num_tokens:
+            check_counts(self, num_tokens=num_tokens)
         self.in_channels = tuple(in_channels)
         self.prompt_channels = prompt_channels
         heads = per_level('num_heads', num_heads, len(self.in_channels))
@@ -143,6 +145,7 @@ class PromptAttentionNeck(BaseModule):
         """Return the pyramid.
 
         Raises:
+            TypeError: If the prompt is no :class:`PromptFeatures`.
             ValueError: If the levels or the prompt do not fit, or there is no prompt
                 and no learned token.
         """
@@ -174,11 +177,16 @@ class PromptAttentionNeck(BaseModule):
                     'number of classes (learned tokens), or call forward(..., prompt='
                     'PromptFeatures(tokens)) from Python, which no segmentor does.'
                 )
-            return learned.expand(len(like), -1, -1), None
-        shape = tuple(prompt.tokens.shape)
-        if shape[0] != len(like) or shape[2] != self.prompt_channels:
+            return learned.expand(like.shape[0], -1, -1), None
+        if not isinstance(prompt, PromptFeatures):
+            raise TypeError(
+                f'PromptAttentionNeck: prompt got {type(prompt).__name__}, expected '
+                'PromptFeatures. Pass prompt=PromptFeatures(tokens).'
+            )
+        batch, shape = like.shape[0], tuple(prompt.tokens.shape)
+        if shape[0] != batch or shape[2] != self.prompt_channels:
             raise ValueError(
-                f'The prompt tokens have the shape {shape}, expected ({len(like)}, N, '
+                f'The prompt tokens have the shape {shape}, expected ({batch}, N, '
                 f'{self.prompt_channels}): batch of the maps, and prompt_channels of '
                 'PromptAttentionNeck. Change prompt_channels or the prompt encoder.'
             )

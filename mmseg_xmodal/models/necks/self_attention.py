@@ -84,7 +84,7 @@ class SelfAttentionBlock(nn.Module):
             t.permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, size) for t in (q, k, v)
         )
         out = criss_cross_attention(*maps, scale=q.shape[3] ** -0.5)
-        return to_tokens(out.unflatten(0, (len(y), -1)).flatten(1, 2))
+        return to_tokens(out.unflatten(0, (y.shape[0], -1)).flatten(1, 2))
 
     def _project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, L, H, D) each."""

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..exporting import is_exporting
 from ..launching import extent
 from ..precision import without_autocast
 from . import reference
 
 NAME = 'criss_cross_attention'
 WIDEST = 256  # channels of queries and keys that the Triton kernels take
-_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
 def criss_cross_attention(
@@ -55,7 +55,7 @@ def criss_cross_attention(
         RuntimeError: If the back end that was asked for is not installed.
     """
     _check(q, k, v)
-    if _exporting() or torch.onnx.is_in_onnx_export():
+    if is_exporting():
         return reference.composite(q, k, v, scale)
     return torch.ops.xmodal.criss_cross(q, k, v, scale, backend)[0]
 

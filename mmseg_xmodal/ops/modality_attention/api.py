@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..exporting import is_exporting
 from ..precision import without_autocast
 from . import reference
 from .checks import NAME, check
 
 MOST = 8  # modalities that the Triton kernel takes
 WIDEST = 4096  # channels of a head that fit into its registers
-_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
 def modality_attention(
@@ -69,7 +69,7 @@ def modality_attention(
     values = [v] if isinstance(v, Tensor) else list(v)
     check(q, k, v, mask)
     factor = max(q.shape[-1], 1) ** -0.5 if scale is None else float(scale)
-    if _exporting() or torch.onnx.is_in_onnx_export():
+    if is_exporting():
         out, weights = reference.composite(q, keys, values, mask, factor)
     else:
         out, weights = torch.ops.xmodal.modality(q, keys, values, mask, factor, backend)

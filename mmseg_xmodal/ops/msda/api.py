@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..exporting import is_exporting
 from ..precision import without_autocast
 from . import mmcv_backend, reference
 from .checks import NAME, check, level_pairs
 from .corners import LevelShapes
 
 _OFFERED = ('torch', 'triton', 'mmcv')
-_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
 def multi_scale_deformable_attention(
@@ -39,6 +39,7 @@ def multi_scale_deformable_attention(
 
     Args:
         value: Values of all levels, one after another, row by row. Any floating dtype.
+            Finite: the PyTorch form may read them with the weight 0.
         level_shapes: (height, width) of each level; 0 for an empty one.
         locations: Where to sample, in fractions of each level; float32 or float64, for
             half precision is off by a third of a pixel on wide maps.
@@ -61,7 +62,7 @@ def multi_scale_deformable_attention(
     """
     shapes = level_pairs(level_shapes)
     check(value, shapes, locations, weights)
-    if _exporting() or torch.onnx.is_in_onnx_export():
+    if is_exporting():
         return reference.composite(value, shapes, locations, weights)
     flat = [side for shape in shapes for side in shape]
     return torch.ops.xmodal.msda(value, flat, locations, weights, backend)
@@ -210,6 +211,8 @@ def _second_gradient(ctx: Any, *grads: Tensor) -> tuple:
         value, locations, weights = inputs[1:]
         composite = without_autocast(reference.composite)
         out = composite(value, shapes, locations, weights)
+        if not out.requires_grad:  # without samples it depends on nothing
+            return (None,) * 8
         wanted = [x for x, needed in zip(inputs[1:], needs, strict=True) if needed]
         first = torch.autograd.grad(out, wanted, inputs[0], create_graph=True)
     second = torch.autograd.grad(

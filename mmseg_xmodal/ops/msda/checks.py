@@ -10,21 +10,30 @@ from torch import Tensor
 from .corners import LevelShapes
 
 NAME = 'multi_scale_deformable_attention'
+_LARGEST = 2**24  # coordinates are float32
 
 
 def level_pairs(level_shapes: Any) -> list[tuple[int, int]]:
     """Heights and widths as integers, from pairs of anything that counts as one.
 
     Raises:
-        ValueError: If the levels are not pairs, or a side is negative.
+        ValueError: If the levels are not pairs of whole numbers, or a side is negative
+            or above 2**24.
     """
+    if isinstance(level_shapes, Tensor):
+        level_shapes = level_shapes.tolist()  # one transfer
     try:
-        shapes = [(int(h), int(w)) for h, w in level_shapes]
-    except (TypeError, ValueError) as error:
+        shapes = [(_whole(h), _whole(w)) for h, w in level_shapes]
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{NAME}: level_shapes got {level_shapes!r}, expected one pair (height, '
             'width) per level. Pair the sides, as in [(64, 80), (32, 40)].'
         ) from error
+    if any(side > _LARGEST for shape in shapes for side in shape):
+        raise ValueError(
+            f'{NAME}: level_shapes got {shapes}, expected no side above {_LARGEST}, '
+            'whose pixels float32 cannot tell apart. Divide the map.'
+        )
     if any(h < 0 or w < 0 for h, w in shapes):
         raise ValueError(
             f'{NAME}: level_shapes got {shapes}, expected no negative side. Pass the '
@@ -89,3 +98,10 @@ def check(
             f'{(b, queries, heads, len(shapes), points)} as locations. Give each '
             'location one weight.'
         )
+
+
+def _whole(side: Any) -> int:
+    number = int(side)
+    if number != side:
+        raise ValueError(f'{side} is no whole number')
+    return number

@@ -120,9 +120,11 @@ def _axis(location: Tensor, size: Tensor) -> Axis:
     position = torch.minimum(position.clamp(min=-2), size)
     first = position.detach().floor()
     second, last = first + 1, size - 1
+    # At -1 itself a sample is outside, in all back ends.
+    begun = (position.detach() + 1).ceil()
     exists = (
         torch.minimum(second, size - first).clamp(0, 1),
-        torch.minimum(second + 1, last - first).clamp(0, 1),
+        torch.minimum(begun, last - first).clamp(0, 1),
     )
     fraction = position - first
     first = torch.minimum(first.clamp(min=-1), last)

@@ -4,8 +4,8 @@ A sample is four rows of the value table with four bilinear weights. The forward
 thus one weighted ``embedding_bag`` per block of queries: no sampled value is ever
 stored. The gradient of the values is made of bags as well, of output gradients, after
 the samples are sorted by the place they fall on; so it is deterministic. Coordinates
-and sums are float32 (float64 for float64 values) whatever the dtype of the values.
-Values must be finite: a sample outside reads some value of its level with the weight 0.
+and sums are float32 (float64 for float64 values) whatever the dtype of the values. A
+sample outside reads some value of its level with the weight 0, which hides no NaN.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ class _Samples:
     """
 
     def __init__(
-        self, value: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor
+        self,
+        value: Tensor,
+        shapes: LevelShapes,
+        locations: Tensor,
+        weights: Tensor,
+        index_dtype: torch.dtype | None = None,
     ) -> None:
         b, places, self.heads, self.channels = value.shape
         queries, self.levels, self.points = (locations.shape[i] for i in (1, 3, 4))
@@ -47,15 +52,21 @@ class _Samples:
         self.rows = b * queries * self.heads
         self.locations = locations.reshape(self.rows, self.levels, self.points, 2)
         self.weights = weights.reshape(self.rows, self.levels, self.points)
-        self.table = value.to(self.dtype).reshape(-1, self.channels)
-        # A level has up to four times as many cells as places.
-        small = value.numel() // max(self.channels, 1) < 2**29
-        self.index_dtype = torch.int32 if small else torch.int64
+        self.table = value.to(self.dtype).reshape(
+            b * places * self.heads, self.channels
+        )
+        if index_dtype is None:
+            # A level has up to four times as many cells as places.
+            small = b * places * self.heads < 2**29
+            index_dtype = torch.int32 if small else torch.int64
+        self.index_dtype = index_dtype
         image = torch.arange(b, dtype=self.index_dtype, device=self.device)
         head = torch.arange(self.heads, dtype=self.index_dtype, device=self.device)
-        self.head = head.repeat(b * queries).view(-1, 1)
-        first = image.repeat_interleave(queries * self.heads).view(-1, 1)
-        self.base = first * (places * self.heads) + self.head
+        # Expanded: of repeats, a dynamic number is exported to ONNX in a wrong way.
+        rows = (b, queries, self.heads)
+        base = image.view(-1, 1, 1) * (places * self.heads) + head
+        self.head = head.expand(rows).reshape(-1, 1)
+        self.base = base.expand(rows).reshape(-1, 1)
 
     def blocks(self, limit: int, per_row: int) -> list[slice]:
         step = max(limit // max(per_row, 1), 1)
@@ -203,7 +214,8 @@ def composite(
         - as :func:`forward`
     """
     b, _, heads, channels = value.shape
-    samples = _Samples(value, shapes, locations, weights)
+    # A graph for any size takes no dtype by the size.
+    samples = _Samples(value, shapes, locations, weights, torch.int64)
     out = value.new_zeros((samples.rows, channels), dtype=samples.dtype)
     for level in samples.used_levels():
         table = samples.level_table([level])
