@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Scores, or channels of the strips, held at a time: 4 MiB and 32 MiB of float32.
-_HELD = {'cpu': 1 << 20, 'cuda': 1 << 23}
+# Scores, or channels of the strips, held at a time: 1 MiB and 32 MiB of float32.
+_HELD = {'cpu': 1 << 18, 'cuda': 1 << 23}
 
 
 def composite(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:

@@ -56,8 +56,9 @@ class _Samples:
             b * places * self.heads, self.channels
         )
         if index_dtype is None:
-            # A level has up to four times as many cells as places.
-            small = b * places * self.heads < 2**29
+            # A level has up to four times as many cells as places; samples are counted.
+            largest = max(4 * b * places * self.heads, self.rows * self.points)
+            small = largest < 2**31
             index_dtype = torch.int32 if small else torch.int64
         self.index_dtype = index_dtype
         image = torch.arange(b, dtype=self.index_dtype, device=self.device)
