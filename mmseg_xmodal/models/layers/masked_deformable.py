@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.function import once_differentiable
 
 from mmseg_xmodal.ops import multi_scale_deformable_attention
 
@@ -27,6 +29,8 @@ from .capture import is_captured
 
 Sizes = Sequence[tuple[int, int]]
 
+# Queries whose shares are computed at a time, to save memory.
+_QUERIES = 2048
 # A share of a cell this small comes from the rounding of coordinates.
 _NOTHING = 1e-6
 
@@ -163,12 +167,42 @@ def _shares_inside(locations: Tensor, sizes: Sizes) -> Tensor:
         - output: (B, Q, H, M, P)
     """
     extent = _extents(sizes, locations.shape[4], locations)
+    if is_captured():
+        return _inside(locations, extent).prod(-1)
+    return _SharesInside.apply(locations, extent)
+
+
+def _inside(locations: Tensor, extent: Tensor) -> Tensor:
+    """Share along x and along y, as ``locations``."""
     pixel = locations.flatten(3) * extent - 0.5
-    # At a whole pixel, where points begin, the slope is that towards the next one: of
-    # relu it is 0 there, of clamp 1.
-    missing = (-pixel).relu() + (pixel - (extent - 1)).clamp(min=0)
-    share = (1 - missing).clamp(min=0).view_as(locations)
-    return share[..., 0] * share[..., 1]
+    missing = (-pixel).relu() + (pixel - (extent - 1)).relu()
+    return (1 - missing).relu().view_as(locations)
+
+
+class _SharesInside(torch.autograd.Function):
+    """Some queries at a time, and nothing but the locations kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, locations: Tensor, extent: Tensor) -> Tensor:
+        ctx.save_for_backward(locations, extent)
+        parts = [_inside(part, extent) for part in locations.split(_QUERIES, 1)]
+        return torch.cat([part[..., 0] * part[..., 1] for part in parts], 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        locations, extent = ctx.saved_tensors
+        out = torch.empty_like(locations)
+        for i in range(0, locations.shape[1], _QUERIES):
+            own = slice(i, i + _QUERIES)
+            part, into = locations[:, own], out[:, own]
+            share = _inside(part, extent)
+            pixel = part.flatten(3) * extent - 0.5
+            # At a whole pixel the slope is that towards the next one.
+            slope = (pixel < 0).to(pixel) - (pixel >= extent - 1).to(pixel)
+            slope = (slope * extent).view_as(part) * (share > 0)
+            torch.mul(slope * share.flip(-1), grad[:, own].unsqueeze(-1), out=into)
+        return out, None
 
 
 def _masked_weights(logits: Tensor, shares: Tensor) -> Tensor:
