@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -187,6 +187,22 @@ def test_exports_to_plain_operations(name):
     assert not [t for t in targets if isinstance(t, HigherOrderOperator)] + others
 
 
+NEEDS_ONNX = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ('onnx', 'onnxscript', 'onnxruntime')),
+    reason='needs onnx, onnxscript and onnxruntime',
+)
+
+
+def _run(program, inputs):
+    """Output of the exported program in ONNX Runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [i.name for i in session.get_inputs()]
+    feed = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
+    return torch.from_numpy(session.run(None, feed)[0])
+
+
 def _dynamic(name):
     """Module, inputs of two sizes, and which axes differ."""
     batch, other = torch.export.Dim('batch'), torch.export.Dim('other')
@@ -200,48 +216,32 @@ def _dynamic(name):
     return CrissCross(), *sizes, [{0: batch}] * 3
 
 
+@NEEDS_ONNX
 @pytest.mark.parametrize('name', ['msda', 'windowed', 'criss_cross'])
 def test_exports_to_onnx_with_dynamic_sizes(name):
-    for package in ('onnx', 'onnxscript', 'onnxruntime'):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f'{package} is not installed')
-    import onnxruntime
-
     torch.manual_seed(0)
     module, first, second, axes = _dynamic(name)
     first, second = ([x.detach().float() for x in y] for y in (first, second))
     program = torch.onnx.export(
         module.eval(), tuple(first), dynamo=True, dynamic_shapes=tuple(axes)
     )
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    names = [i.name for i in session.get_inputs()]
     for inputs in (first, second):
-        feed = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
-        (got,) = session.run(None, feed)
-        want = module(*inputs)
-        torch.testing.assert_close(torch.from_numpy(got), want, rtol=1e-4, atol=1e-5)
+        got, want = _run(program, inputs), module(*inputs)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@NEEDS_ONNX
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize('name', NAMES)
 def test_exports_to_onnx(name, dtype):
-    for package in ('onnx', 'onnxscript', 'onnxruntime'):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f'{package} is not installed')
-    import onnxruntime
-
     torch.manual_seed(0)
     module, inputs = cases()[name]
     inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
     if name == 'msda':
         inputs[1] = inputs[1].float()  # locations, of which half is too coarse
     program = torch.onnx.export(module, tuple(inputs), dynamo=True)
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    names = [i.name for i in session.get_inputs()]
-    feed = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
-    (got,) = session.run(None, feed)
     torch.testing.assert_close(
-        torch.from_numpy(got),
+        _run(program, inputs),
         module(*inputs),
         # In half precision weights are rounded before a product, in another order.
         **(dict(rtol=1e-4, atol=1e-5) if dtype == torch.float32 else HALF),
