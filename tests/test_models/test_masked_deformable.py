@@ -175,6 +175,7 @@ def test_slopes_of_the_shares_are_right():
         patch.setattr(masked_deformable, '_QUERIES', 4)
         inside = lambda x: masked_deformable._shares_inside(x, [(4, 5), (2, 1)])  # noqa: E731
         assert torch.autograd.gradcheck(inside, locations)
+        assert torch.autograd.gradgradcheck(inside, locations)
 
 
 def test_holes_are_seen_though_it_costs_a_look():

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd.function import once_differentiable
 
 from mmseg_xmodal.ops import multi_scale_deformable_attention
 
@@ -180,7 +179,10 @@ def _inside(locations: Tensor, extent: Tensor) -> Tensor:
 
 
 class _SharesInside(torch.autograd.Function):
-    """Some queries at a time, and nothing but the locations kept for the gradient."""
+    """Some queries at a time, and nothing but the locations kept for the gradient.
+
+    The backward pass is made of differentiable steps: second gradients exist.
+    """
 
     @staticmethod
     def forward(ctx: Any, locations: Tensor, extent: Tensor) -> Tensor:
@@ -189,20 +191,19 @@ class _SharesInside(torch.autograd.Function):
         return torch.cat([part[..., 0] * part[..., 1] for part in parts], 1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         locations, extent = ctx.saved_tensors
-        out = torch.empty_like(locations)
-        for i in range(0, locations.shape[1], _QUERIES):
-            own = slice(i, i + _QUERIES)
-            part, into = locations[:, own], out[:, own]
+        grads = []
+        for part, by_share in zip(
+            locations.split(_QUERIES, 1), grad.split(_QUERIES, 1), strict=True
+        ):
             share = _inside(part, extent)
-            pixel = part.flatten(3) * extent - 0.5
+            pixel = part.detach().flatten(3) * extent - 0.5
             # At a whole pixel the slope is that towards the next one.
             slope = (pixel < 0).to(pixel) - (pixel >= extent - 1).to(pixel)
-            slope = (slope * extent).view_as(part) * (share > 0)
-            torch.mul(slope * share.flip(-1), grad[:, own].unsqueeze(-1), out=into)
-        return out, None
+            slope = (slope * extent).view_as(part) * (share.detach() > 0)
+            grads.append(slope * share.flip(-1) * by_share.unsqueeze(-1))
+        return torch.cat(grads, 1), None
 
 
 def _masked_weights(logits: Tensor, shares: Tensor) -> Tensor:
