@@ -183,3 +183,22 @@ def test_holes_are_seen_though_it_costs_a_look():
     with FakeTensorMode():
         assert not masked_deformable._all_seen(torch.ones(1, 3))
     assert not masked_deformable._all_seen(torch.tensor([[1.0, 0.0, 1.0]]))
+
+
+def test_shares_have_the_same_slopes_while_captured(monkeypatch):
+    sizes = [(4, 4), (2, 1)]
+    steps = torch.arange(-3, 10) / 2  # whole pixels too
+    x, y = (side.flatten() for side in torch.meshgrid(steps, steps, indexing='xy'))
+    extents = torch.tensor([[w, h] for h, w in sizes])
+    pixels = torch.stack([x, y], -1)[:, None]
+    locations = ((pixels + 0.5) / extents).view(1, -1, 1, 2, 1, 2).requires_grad_()
+    found = []
+    for captured in (False, True):
+        monkeypatch.setattr(masked_deformable, 'is_captured', lambda c=captured: c)
+        shares = masked_deformable._shares_inside(locations, sizes)
+        found.append((shares, *torch.autograd.grad(shares.sum(), locations)))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+    # On the last pixel of the wide map, towards the border.
+    last = (pixels[:, 0] == 3).all(1).nonzero().item()
+    assert found[0][1][0, last, 0, 0, 0].tolist() == [-4.0, -4.0]

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.checkpoint import checkpoint
 
 from mmseg_xmodal.ops import multi_scale_deformable_attention
 
@@ -167,43 +168,21 @@ def _shares_inside(locations: Tensor, sizes: Sizes) -> Tensor:
     """
     extent = _extents(sizes, locations.shape[4], locations)
     if is_captured():
-        return _inside(locations, extent).prod(-1)
-    return _SharesInside.apply(locations, extent)
+        return _inside(locations, extent)
+    # Some queries at a time, and computed again for the gradient: else four tensors of
+    # the size of the locations are kept.
+    options: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
+    parts = locations.split(_QUERIES, 1)
+    return torch.cat([checkpoint(_inside, p, extent, **options) for p in parts], 1)
 
 
 def _inside(locations: Tensor, extent: Tensor) -> Tensor:
-    """Share along x and along y, as ``locations``."""
     pixel = locations.flatten(3) * extent - 0.5
-    missing = (-pixel).relu() + (pixel - (extent - 1)).relu()
-    return (1 - missing).relu().view_as(locations)
-
-
-class _SharesInside(torch.autograd.Function):
-    """Some queries at a time, and nothing but the locations kept for the gradient.
-
-    The backward pass is made of differentiable steps: second gradients exist.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, locations: Tensor, extent: Tensor) -> Tensor:
-        ctx.save_for_backward(locations, extent)
-        parts = [_inside(part, extent) for part in locations.split(_QUERIES, 1)]
-        return torch.cat([part[..., 0] * part[..., 1] for part in parts], 1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        locations, extent = ctx.saved_tensors
-        grads = []
-        for part, by_share in zip(
-            locations.split(_QUERIES, 1), grad.split(_QUERIES, 1), strict=True
-        ):
-            share = _inside(part, extent)
-            pixel = part.detach().flatten(3) * extent - 0.5
-            # At a whole pixel the slope is that towards the next one.
-            slope = (pixel < 0).to(pixel) - (pixel >= extent - 1).to(pixel)
-            slope = (slope * extent).view_as(part) * (share.detach() > 0)
-            grads.append(slope * share.flip(-1) * by_share.unsqueeze(-1))
-        return torch.cat(grads, 1), None
+    # At a whole pixel, where points begin, the slope is that towards the next one: of
+    # relu it is 0 there, of clamp 1.
+    missing = (-pixel).relu() + (pixel - (extent - 1)).clamp(min=0)
+    share = (1 - missing).clamp(min=0).view_as(locations)
+    return share[..., 0] * share[..., 1]
 
 
 def _masked_weights(logits: Tensor, shares: Tensor) -> Tensor:
